@@ -1,0 +1,39 @@
+# `make demo` and `make test` work from a fresh clone: each first makes .venv with everything in it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+DALI ?= cuda13
+PYTEST_ARGS ?=
+
+.PHONY: install demo test test-slow check format bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt launch/install.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" DALI="$(DALI)" sh launch/install.sh
+	touch $@
+
+demo: install
+	$(BIN)/ukd demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info
