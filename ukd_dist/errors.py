@@ -28,7 +28,7 @@ class UkdError(Exception):
         super().__init__("; ".join(parts))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions with keyword arguments do not pickle by themselves, and these travel between Ray processes.
+        # These travel between Ray processes, and keyword arguments do not pickle by themselves.
         return _rebuild, (type(self), self.problem, self.expected, self.action)
 
 

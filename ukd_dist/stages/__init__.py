@@ -1,0 +1,1 @@
+"""The stages: input files to output files, one module each."""

@@ -1,0 +1,262 @@
+"""Properties of the weights of one teacher's opinions (Eq. 5-8, 11, 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+
+from tests.method import oracle
+from ukd_dist.errors import DataError, UsageError
+from ukd_dist.method.weighting import (
+    GTD_FLOOR,
+    Method,
+    Weighting,
+    average_weights,
+    gtd_weights,
+    pkd_weights,
+    row_sums,
+)
+
+METHODS: tuple[Method, ...] = ("pkd", "gtd", "avg")
+
+
+@st.composite
+def opinions(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Logits up to +-1e4, float32 [n, C], and labels [n]."""
+    n, c = draw(st.integers(1, 6)), draw(st.integers(2, 13))
+    logits = draw(arrays(np.float32, (n, c), elements=st.floats(-1e4, 1e4, width=32)))
+    labels = draw(arrays(np.int64, n, elements=st.integers(0, c - 1)))
+    return torch.from_numpy(logits), torch.from_numpy(labels)
+
+
+def shares(num_classes: int) -> st.SearchStrategy[float]:
+    return st.floats(1 / num_classes, 0.9999)
+
+
+def oracle_weights(method: Method, logits_nc: Tensor, labels_n: Tensor, h: float) -> list[float]:
+    rows = zip(logits_nc.double().numpy(), labels_n.tolist(), strict=True)
+    return [oracle.similarity(method, row, label, h, GTD_FLOOR) for row, label in rows]
+
+
+@given(opinions(), st.sampled_from(METHODS), st.data())
+@settings(deadline=None)
+def test_weights_are_the_papers(opinion: tuple[Tensor, Tensor], method: Method, data: st.DataObject) -> None:
+    h = data.draw(shares(opinion[0].shape[1]))
+    weights_n = Weighting(method=method, h=h).weights(*opinion)
+    assert weights_n.dtype == torch.float64
+    np.testing.assert_allclose(weights_n.numpy(), oracle_weights(method, *opinion, h), rtol=1e-9)
+
+
+@given(opinions(), st.data())
+@settings(deadline=None)
+def test_no_pkd_weight_exceeds_the_inverse_entropy_of_the_pkd(
+    opinion: tuple[Tensor, Tensor], data: st.DataObject
+) -> None:
+    num_classes = opinion[0].shape[1]
+    h = data.draw(shares(num_classes))
+    bound = 1 / oracle.entropy(oracle.preferred_distribution(0, num_classes, h))
+    assert (pkd_weights(*opinion, h) <= bound * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("num_classes", [2, 11, 400])
+def test_a_teacher_that_says_the_pkd_itself_reaches_the_bound(num_classes: int) -> None:
+    pkd = oracle.preferred_distribution(1, num_classes, 0.99)
+    weight = pkd_weights(torch.from_numpy(np.log(pkd)[None]), torch.tensor([1]), 0.99)
+    assert weight.item() == pytest.approx(1 / oracle.entropy(pkd), rel=1e-12)
+
+
+def test_the_bound_for_eleven_classes_is_the_documented_one() -> None:
+    assert 1 / oracle.entropy(oracle.preferred_distribution(0, 11, 0.99)) == pytest.approx(12.7, abs=0.1)
+
+
+@given(
+    arrays(np.float32, (4, 3, 5), elements=st.floats(-1e4, 1e4, width=32)),
+    st.sampled_from(METHODS),
+)
+@settings(deadline=None)
+def test_weights_normalised_over_teachers_form_a_simplex(logits_knc: np.ndarray, method: Method) -> None:
+    labels_n = torch.tensor([0, 4, 2])
+    weighting = Weighting(method=method)
+    s_kn = torch.stack([weighting.weights(torch.from_numpy(z), labels_n) for z in logits_knc])
+    share_kn = s_kn / s_kn.sum(dim=0)
+    assert (share_kn > 0).all()
+    torch.testing.assert_close(share_kn.sum(dim=0), torch.ones(3, dtype=torch.float64))
+
+
+@given(opinions(), st.integers(-4096, 4096), st.sampled_from(METHODS))
+@settings(deadline=None)
+def test_a_constant_added_to_a_rows_logits_changes_no_weight(
+    opinion: tuple[Tensor, Tensor], constant: int, method: Method
+) -> None:
+    logits_nc, labels_n = opinion[0].double().round(), opinion[1]
+    weights = Weighting(method=method).weights
+    assert torch.equal(weights(logits_nc + constant, labels_n), weights(logits_nc, labels_n))
+
+
+def test_at_the_least_h_the_pkd_is_uniform_and_ignores_the_label() -> None:
+    logits_nc = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    weights = [pkd_weights(logits_nc, torch.full((5,), label), 0.25) for label in range(4)]
+    assert all(torch.equal(w, weights[0]) for w in weights)
+
+
+def test_a_gtd_weight_stops_at_the_floor() -> None:
+    sure = torch.tensor([[1000.0, 0.0, 0.0]])
+    assert gtd_weights(sure, torch.tensor([0])).item() == pytest.approx(1 / GTD_FLOOR)
+    assert gtd_weights(sure, torch.tensor([0]), floor=0.5).item() == 2.0
+    assert gtd_weights(sure, torch.tensor([1])).item() == pytest.approx(1 / 1000)
+
+
+def test_average_weights_are_ones() -> None:
+    assert torch.equal(average_weights(torch.randn(3, 2), torch.tensor([0, 1, 0])), torch.ones(3).double())
+
+
+@pytest.mark.parametrize("num_classes", [2, 11, 400, 150_000])
+@pytest.mark.parametrize("method", ["pkd", "gtd"])
+def test_a_rows_weight_is_the_same_bytes_in_any_block_and_at_any_number_of_threads(
+    num_classes: int, method: Method
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows = 5 if num_classes > 1000 else 701
+    logits_nc = torch.randn(rows, num_classes, generator=generator) * 30
+    labels_n = torch.randint(num_classes, (rows,), generator=generator)
+    weights = Weighting(method=method).weights
+    expected = weights(logits_nc, labels_n)
+    for block in (1, 7, 256):
+        parts = [weights(logits_nc[i : i + block], labels_n[i : i + block]) for i in range(0, rows, block)]
+        assert torch.equal(torch.cat(parts), expected)
+    assert torch.equal(with_threads(1, lambda: weights(logits_nc, labels_n)), expected)
+    assert torch.equal(with_threads(3, lambda: weights(logits_nc, labels_n)), expected)
+
+
+def with_threads(number: int, work: Callable[[], Tensor]) -> Tensor:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        return work()
+    finally:
+        torch.set_num_threads(before)
+
+
+@given(arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=st.integers(-1000, 1000)))
+@settings(deadline=None)
+def test_row_sums_are_sums_whatever_the_width(values: np.ndarray) -> None:
+    assert row_sums(torch.from_numpy(values).double()).tolist() == values.sum(axis=1).tolist()
+
+
+def test_weighing_leaves_the_logits_alone() -> None:
+    logits_nc = torch.randn(4, 3, dtype=torch.float64)
+    before = logits_nc.clone()
+    pkd_weights(logits_nc, torch.tensor([0, 1, 2, 0]), 0.99)
+    assert torch.equal(logits_nc, before)
+
+
+def test_a_block_without_rows_has_no_weights() -> None:
+    assert pkd_weights(torch.empty(0, 3), torch.empty(0, dtype=torch.int64), 0.99).shape == (0,)
+
+
+LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize("h", [0.2, 1.0, 1.5, 0.0, float("nan")])
+def test_an_h_out_of_range_is_refused_with_the_range(h: float) -> None:
+    with pytest.raises(
+        UsageError, match=rf"^h is {h}; expected 1/C <= h < 1, where 1/C is 0.333333; choose h"
+    ):
+        pkd_weights(LOGITS, LABELS, h)
+
+
+@pytest.mark.parametrize("floor", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_floor_that_is_no_positive_number_is_refused(floor: float) -> None:
+    with pytest.raises(UsageError, match=r"^floor is .*; expected a positive cross entropy in nats; choose"):
+        gtd_weights(LOGITS, LABELS, floor)
+
+
+def test_a_single_class_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="logits for 1 classes; expected at least 2 classes; check the class list"
+    ):
+        pkd_weights(torch.zeros(2, 1), LABELS, 0.99)
+
+
+def test_labels_that_are_no_class_are_counted_and_the_first_is_named() -> None:
+    with pytest.raises(
+        DataError, match=r"2 labels are no class .* row 1: 3; expected labels from 0 to 2; use"
+    ):
+        average_weights(torch.zeros(3, 3), torch.tensor([0, 3, -1]))
+
+
+@pytest.mark.parametrize(
+    "labels_n",
+    [torch.tensor([0.0, 1.0]), torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([True, False])],
+)
+def test_labels_of_another_form_are_refused(labels_n: Tensor) -> None:
+    with pytest.raises(
+        DataError, match=r"^the labels are .*; expected torch.int64 \[2\], one for each row .*; give"
+    ):
+        average_weights(LOGITS, labels_n)
+
+
+@pytest.mark.parametrize(
+    "logits_nc", [torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3), torch.zeros(2, 3, 1)]
+)
+def test_logits_of_another_form_are_refused(logits_nc: Tensor) -> None:
+    with pytest.raises(
+        DataError, match=r"^the logits are .*; expected float16, float32 or float64 \[rows, classes\]"
+    ):
+        average_weights(logits_nc, LABELS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinite_logits_are_counted_and_the_first_row_is_named(
+    method: Method, dtype: torch.dtype, value: float
+) -> None:
+    logits_nc = torch.zeros(9, 3, dtype=dtype)
+    logits_nc[4, 1] = logits_nc[7, 0] = logits_nc[7, 2] = value
+    with pytest.raises(
+        DataError, match=r"^3 logits are NaN or infinite, the first in row 4; expected finite"
+    ):
+        Weighting(method=method).weights(logits_nc, torch.zeros(9, dtype=torch.int64))
+
+
+def test_logits_beyond_the_range_are_counted_and_the_first_row_is_named() -> None:
+    with pytest.raises(
+        DataError, match=r"^1 logits are out of range, the first in row 1; expected .* 2\^29; leave"
+    ):
+        average_weights(torch.tensor([[0.0, 1.0], [-6e8, 1.0]]), torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("settings_of_it", "message"),
+    [
+        ({"method": "mean"}, "^method 'mean' is unknown; expected pkd or gtd or avg; choose"),
+        ({"method": "pkd", "space": "odds"}, "^space 'odds' is unknown; expected logits or probs; choose"),
+        ({"method": "pkd", "h": 1.0}, "^h is 1.0; expected 1/C <= h < 1; choose"),
+        ({"method": "gtd", "floor": 0.0}, "^floor is 0; expected a positive cross entropy"),
+        (
+            {"method": "avg", "temperature": 20.0},
+            "^temperature is 20 in space 'logits'; expected no temperature",
+        ),
+        (
+            {"method": "avg", "space": "probs"},
+            "^temperature is None in space 'probs'; expected a positive number",
+        ),
+        (
+            {"method": "avg", "space": "probs", "temperature": 0.0},
+            "^temperature is 0.0 in space 'probs'; expected",
+        ),
+    ],
+)
+def test_a_weighting_that_contradicts_itself_is_refused(
+    settings_of_it: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        Weighting(**settings_of_it)  # type: ignore[arg-type]

@@ -1,0 +1,236 @@
+"""`ukd`: parse, call, print. Progress and logs go to stderr, results to stdout; no logic here."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ukd_dist.errors import UkdError
+
+app = typer.Typer(
+    help="Unlimited Knowledge Distillation for action recognition in dark videos.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_EXPERIMENT = typer.Argument(metavar="EXPERIMENT", help="YAML file (see launch/experiments)")
+_OVERRIDES = typer.Argument(metavar="[a.b=value]...", help="settings that override the file's")
+_ROOT = typer.Argument(metavar="ROOT", help="run directory")
+_JSON = typer.Option("--json", help="results as JSON on stdout")
+_DEBUG = typer.Option("--debug", help="tracebacks and debug logs")
+
+Experiment = Annotated[Path, _EXPERIMENT]
+Overrides = Annotated[list[str] | None, _OVERRIDES]
+Root = Annotated[Path, _ROOT]
+Json = Annotated[bool, _JSON]
+Debug = Annotated[bool, _DEBUG]
+Replace = Annotated[bool, typer.Option("--replace", help="make again what other settings or inputs made")]
+
+
+def _stage_command(name: str, description: str) -> None:
+    def command(
+        experiment: Experiment,
+        overrides: Overrides = None,
+        replace: Replace = False,
+        as_json: Json = False,
+        debug: Debug = False,
+    ) -> None:
+        with _answering(debug):
+            _run(experiment, overrides or [], [name], replace, as_json)
+
+    app.command(name, help=description)(command)
+
+
+_stage_command("shard", "Make shards of the videos.")
+_stage_command("teach", "Train every teacher that is not trained, and write its logits.")
+_stage_command("reduce", "Assemble the teachers' logits to targets.")
+_stage_command("distill", "Train the students with DeepSpeed.")
+_stage_command("evaluate", "Measure the test accuracy of teachers, students and fusions.")
+
+
+@app.command("run")
+def run_command(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    replace: Replace = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Do everything that is not done yet: shard, teach, reduce, distill, evaluate, report."""
+    from ukd_dist.pipeline import STAGES
+
+    with _answering(debug):
+        _run(experiment, overrides or [], list(STAGES), replace, as_json)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    root: Annotated[Path, typer.Option(help="run directory")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="of the videos, teachers and students")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The whole method on a miniature ARID that it draws itself; minutes on two CPU cores."""
+    from ukd_dist.pipeline import STAGES
+
+    chosen = [f"root={root}", f"seed={seed}", f"data.seed={seed}", f"data.synthetic.seed={seed}"]
+    with _answering(debug), as_file(files("ukd_dist") / "experiments" / "demo.yaml") as path:
+        _run(path, [*chosen, *(overrides or [])], list(STAGES), False, as_json)
+
+
+@app.command()
+def synth(
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="folder to write to")],
+    seed: Annotated[int, typer.Option(min=0, help="of actors, scenes and motions")] = 0,
+    train_clips: Annotated[int, typer.Option(min=1, help="training videos a class")] = 24,
+    test_clips: Annotated[int, typer.Option(min=1, help="test videos a class")] = 20,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw a miniature ARID: real H.264 files in ARID's layout, with lists in its format."""
+    with _answering(debug):
+        from ukd_dist.data import synthetic
+        from ukd_dist.progress import Progress
+
+        total = len(synthetic.CLASSES) * (train_clips + test_clips)
+        with Progress().bar("videos", total, "videos") as bar:
+            train, test = synthetic.write_dataset(
+                dest,
+                seed=seed,
+                train_clips=train_clips,
+                test_clips=test_clips,
+                on_progress=lambda done, _: bar.update(done),
+            )
+        _print({"dest": str(dest), "train": train, "test": test}, as_json)
+
+
+@app.command()
+def status(root: Root, as_json: Json = False, debug: Debug = False) -> None:
+    """How far a run is; needs no cluster."""
+    with _answering(debug):
+        from ukd_dist.rundir import open_run
+        from ukd_dist.status import read_status
+
+        members = read_status(*open_run(root))
+        if as_json:
+            _print([asdict(member) for member in members], as_json)
+            return
+        table = Table(
+            "kind", "id", "state", "epochs", "train top-1", "time", "error", box=None, pad_edge=False
+        )
+        for m in members:
+            epochs = f"{m.epoch}/{m.epochs}" if m.epochs else ""
+            accuracy = f"{m.accuracy:.1%}" if m.accuracy is not None else ""
+            table.add_row(
+                m.kind, m.id, m.state, epochs, accuracy, f"{m.seconds:.0f} s" if m.seconds else "", m.error
+            )
+        _console().print(table)
+
+
+@app.command()
+def report(root: Root, as_json: Json = False, debug: Debug = False) -> None:
+    """Write the HTML report of a run, finished or not."""
+    with _answering(debug):
+        from ukd_dist.rundir import open_run
+        from ukd_dist.stages.report import report as write_report
+
+        _print({"report": str(write_report(*open_run(root)))}, as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """What this machine has, and what will not work on it."""
+    with _answering(debug):
+        from ukd_dist.doctor import examine
+
+        findings = examine()
+        if as_json:
+            _print([asdict(finding) for finding in findings], as_json)
+            return
+        table = Table("", "what", "found", "means", box=None, pad_edge=False)
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]", "note": "[yellow]--[/]", "missing": "[red]no[/]"}[finding.verdict]
+            table.add_row(mark, finding.what, finding.found, finding.means)
+        _console().print(table)
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+def _run(path: Path, overrides: list[str], stages: list[str], replace: bool, as_json: bool) -> None:
+    from ukd_dist import pipeline
+    from ukd_dist.progress import Progress
+    from ukd_dist.rundir import RunDirectory
+    from ukd_dist.stages.report import results_rows
+
+    experiment = pipeline.load(path, overrides)
+    page = pipeline.run(experiment, stages, replace=replace, progress=Progress())
+    results = results_rows(RunDirectory(experiment.root), experiment) if "evaluate" in stages else []
+    if as_json:
+        _print(
+            {"root": str(experiment.root), "report": str(page), "results": [asdict(r) for r in results]}, True
+        )
+        return
+    if results:
+        table = Table(
+            "kind", "name", "modality", "seed", "target", "test top-1", "correct", box=None, pad_edge=False
+        )
+        for r in results:
+            correct = f"{r.correct}/{r.clips}"
+            table.add_row(r.kind, r.name, r.modality, str(r.seed), r.target or "-", f"{r.top1:.1%}", correct)
+        _console().print(table)
+    _console().print(f"report: {page}")
+
+
+def _print(value: object, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(value, indent=1))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            print(f"{key}: {item}")
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _answering(debug: bool) -> Iterator[None]:
+    """Answer a user's errors with one line and an exit code; a traceback with --debug only."""
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        yield
+    except UkdError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        hint = (
+            "; free some space and run again: what is finished is kept" if error.errno == errno.ENOSPC else ""
+        )
+        _fail(f"{error.filename or 'file system'}: {error.strerror or error}{hint}", 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; run again to go on", 1)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print(f"ukd: {' '.join(message.split())}", file=sys.stderr)
+    raise typer.Exit(exit_code)

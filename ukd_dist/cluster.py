@@ -1,0 +1,336 @@
+"""The only module that schedules on Ray: independent jobs as core tasks, a group of ranks by Ray Train.
+
+State is never only in Ray: every job writes files under the run directory, and a job is started again after
+a crash of its process or node because its files say that it is not done.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ukd_dist.config import Cluster, Resources
+from ukd_dist.errors import ResourceError, TrainingError, UkdError
+
+ONE_CPU = Resources(cpus=1)
+_POLL_SECONDS = 0.5
+_WINDOW = 2  # tasks submitted beyond those that can run, so that no worker waits for the coordinator
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of independent work.
+
+    Attributes:
+        name: Names the log file, and the job in messages.
+        function: An importable function.
+        arguments: Its arguments; anything that pickles.
+        resources: What Ray reserves for it.
+        fresh_process: Run it in a process of its own, which ends with it.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    resources: Resources = ONE_CPU
+    fresh_process: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: its value, or the error that ended it."""
+
+    job: Job
+    value: Any = None
+    error: UkdError | None = None
+
+
+class RayCluster:
+    """A Ray cluster, joined or started when the first work comes; a context manager that leaves or stops it.
+
+    Args:
+        settings: Address, retries and sizes.
+        logs: Folder where each job's output goes.
+        on_start: Called with the number of nodes once it is there.
+    """
+
+    def __init__(
+        self, settings: Cluster, logs: Path, on_start: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._settings = settings
+        self._logs = logs
+        self._on_start = on_start
+        self._local: Any = None
+        self.started = False
+
+    def __enter__(self) -> RayCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.started:
+            import ray
+
+            ray.shutdown()
+        if self._local is not None:
+            self._local.shutdown()
+
+    def run(self, jobs: Sequence[Job], while_waiting: Callable[[], None] = lambda: None) -> Iterator[Outcome]:
+        """Run jobs, a bounded number at a time; yields outcomes as they come, in any order.
+
+        Raises:
+            ResourceError: No node has what a job asks for.
+        """
+        import ray
+
+        if jobs:
+            self._start()
+        for resources in {job.resources for job in jobs}:
+            self._require(resources)
+        waiting = list(reversed(jobs))
+        running: dict[Any, Job] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self._slots(waiting[-1].resources) + _WINDOW:
+                    job = waiting.pop()
+                    running[self._submit(job)] = job
+                done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_SECONDS)
+                while_waiting()
+                for reference in done:
+                    yield self._outcome(running.pop(reference), reference)
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+    def run_ranks(
+        self,
+        name: str,
+        function: Callable[[Any], None],
+        argument: Any,
+        workers: int,
+        resources: Resources,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run `function(argument)` on `workers` ranks with torch.distributed initialised, spread over nodes.
+
+        A lost rank or node restarts the group, which goes on from its last checkpoint.
+
+        Raises:
+            UkdError: What a rank raised.
+            TrainingError: The group failed more than `max_failures` times.
+            ResourceError: The cluster is too small.
+        """
+        self._start()
+        self._require(resources, count=workers)
+        for attempt in range(self._settings.max_failures + 1):
+            try:
+                with _calling(while_waiting):
+                    self._fit(name, function, argument, workers, resources)
+                return
+            except _GroupError as error:
+                if attempt == self._settings.max_failures:
+                    raise TrainingError(
+                        f"{name} failed {attempt + 1} times, last: {error}",
+                        action=f"see {self._logs}/{name}-*.log",
+                    ) from error
+                logging.getLogger(__name__).warning("%s lost a rank (%s); starting it again", name, error)
+
+    def _start(self) -> None:
+        if self.started:
+            return
+        import ray
+
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        self._logs.mkdir(parents=True, exist_ok=True)
+        # Inside `ray job submit` Ray names its cluster in the environment.
+        address = self._settings.address or os.environ.get("RAY_ADDRESS")
+        if address is None:
+            self._local = _start_local(self._settings)
+            address = self._local.address
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ResourceError(
+                f"no Ray cluster at '{address}' ({_last_line(error)})",
+                action="start one (`ray start --head`), or remove cluster.address to use this machine alone",
+            ) from error
+        self.started = True
+        self._on_start(len(self._nodes()))
+
+    def _require(self, resources: Resources, count: int = 1) -> None:
+        """Refuse what the cluster can never give."""
+        nodes = self._nodes()
+        fits = sum(
+            int(min(n["CPU"] / resources.cpus, n["GPU"] / resources.gpus if resources.gpus else 1e9))
+            for n in nodes
+        )
+        if fits < count:
+            have = ", ".join(f"{n['CPU']:g} CPUs and {n['GPU']:g} GPUs" for n in nodes)
+            raise ResourceError(
+                f"{count} x ({resources.cpus:g} CPUs and {resources.gpus:g} GPUs) were asked for, "
+                f"but the cluster's {len(nodes)} nodes have {have}",
+                expected="nodes with that much",
+                action="lower resources or workers in the experiment, or add nodes",
+            )
+
+    def _nodes(self) -> list[dict[str, float]]:
+        import ray
+
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [{"CPU": float(r.get("CPU", 0)), "GPU": float(r.get("GPU", 0))} for r in alive]
+
+    def _slots(self, resources: Resources) -> int:
+        return sum(_copies(node, resources) for node in self._nodes())
+
+    def _submit(self, job: Job) -> Any:
+        import ray
+
+        options: dict[str, Any] = {
+            "num_cpus": job.resources.cpus,
+            "num_gpus": job.resources.gpus,
+            "max_retries": self._settings.max_failures,
+            "max_calls": 1 if job.fresh_process else 0,
+            "scheduling_strategy": "SPREAD",
+        }
+        if job.resources.memory_gib:
+            options["memory"] = int(job.resources.memory_gib * 2**30)
+        remote = ray.remote(**options)(_call)
+        return remote.options(name=job.name).remote(
+            self._logs / f"{job.name}.log", job.function, job.arguments
+        )
+
+    def _outcome(self, job: Job, reference: Any) -> Outcome:
+        import ray
+
+        try:
+            return Outcome(job, value=ray.get(reference))
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, UkdError):
+                return Outcome(job, error=cause)
+            log = self._logs / f"{job.name}.log"
+            return Outcome(
+                job, error=TrainingError(f"{job.name} failed: {_last_line(error)}", action=f"see {log}")
+            )
+
+    def _fit(
+        self, name: str, function: Callable[[Any], None], argument: Any, workers: int, resources: Resources
+    ) -> None:
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+        trainer = TorchTrainer(
+            _call_rank,
+            train_loop_config={"log": self._logs / name, "function": function, "argument": argument},
+            torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=resources.gpus > 0,
+                resources_per_worker={
+                    "CPU": resources.cpus,
+                    **({"GPU": resources.gpus} if resources.gpus else {}),
+                },
+                placement_strategy="SPREAD",
+            ),
+            run_config=RunConfig(storage_path=str(self._logs / "ray_train"), name=name),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            failures = (
+                list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+            )
+            for failure in failures:
+                cause = getattr(failure, "cause", failure)
+                if isinstance(cause, UkdError):
+                    raise cause from error
+            raise _GroupError(_last_line(failures[0] if failures else error)) from error
+
+
+def _copies(node: dict[str, float], resources: Resources) -> int:
+    """How many processes of a kind fit on a node."""
+    by_gpus = node["GPU"] / resources.gpus if resources.gpus else math.inf
+    return int(min(node["CPU"] / resources.cpus, by_gpus))
+
+
+class _GroupError(Exception):
+    """A group of ranks ended for no reason of its own."""
+
+
+def _start_local(settings: Cluster) -> Any:
+    """Start Ray nodes on this machine."""
+    from ray.cluster_utils import Cluster as LocalCluster
+
+    local = LocalCluster()
+    cpus = settings.cpus_per_node or max(1, (os.cpu_count() or 1) // settings.local_nodes)
+    for number in range(settings.local_nodes):
+        # GPUs are the machine's: a second local node must not offer them again.
+        first = number == 0
+        local.add_node(num_cpus=cpus, **({"include_dashboard": False} if first else {"num_gpus": 0}))
+    return local
+
+
+@contextmanager
+def _calling(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function now and then from a thread of its own; the last time when the block has ended."""
+    ended = threading.Event()
+
+    def call() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            function()
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        function()
+
+
+def _call(log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    with _output_to(log):
+        return function(*arguments)
+
+
+def _call_rank(config: dict[str, Any]) -> None:
+    from ray.train import get_context
+
+    with _output_to(Path(f"{config['log']}-rank{get_context().get_world_rank()}.log")):
+        config["function"](config["argument"])
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Append what this process prints, its libraries' C++ included, to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    saved = os.dup(1), os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            logging.getLogger(__name__).exception("failed")
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for target, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, target)
+                os.close(original)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

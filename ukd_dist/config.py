@@ -1,0 +1,281 @@
+"""What an experiment file may say: frozen models whose fields carry their meaning and unit.
+
+Reading files, overrides and the expansion of grids are in `experiment`; this module only declares.
+Settings never come from environment variables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+Modality = Literal["rgb", "flow"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+NO_TARGETS = "none"
+
+
+class Settings(BaseModel):
+    """The base of every settings model: frozen, and an unknown key is refused with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise unknown_key(str(key), sorted(cls.model_fields))
+        return data
+
+
+def unknown_key(key: str, known: list[str]) -> PydanticCustomError:
+    """The error for a key that no setting has, naming the nearest one that exists."""
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else "remove it"
+    return PydanticCustomError(
+        "unknown_key",
+        "unknown key '{key}'; expected one of {known}; {hint}",
+        {"key": key, "known": ", ".join(known), "hint": hint},
+    )
+
+
+class Clip(Settings):
+    """How a clip is taken from a video. A network states how its pathways sample the decoded frames."""
+
+    frames: int = Field(32, ge=1, description="decoded frames a clip")
+    stride: int = Field(2, ge=1, description="source frames from one decoded frame to the next")
+    size: int = Field(224, ge=16, description="side of the square crop, pixels")
+    short_side: tuple[int, int] = Field(
+        (224, 288), description="range of the short side after resizing, pixels; evaluation uses the lower"
+    )
+    gamma: float = Field(3.0, gt=0, description="rgb value v in 0..1 becomes v ** (1 / gamma) (UKD, Eq. 13)")
+    flip: bool = Field(True, description="mirror half of the training clips")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Clip:
+        low, high = self.short_side
+        if not self.size <= low <= high:
+            raise ValueError(
+                f"short_side [{low}, {high}] does not hold a crop of {self.size}; "
+                "expected size <= short_side[0] <= short_side[1]"
+            )
+        return self
+
+
+class Encoding(Settings):
+    """How videos are stored in the shards."""
+
+    short_side: int | None = Field(
+        None, ge=16, description="stored short side, pixels; null keeps the source's"
+    )
+    crf_rgb: int = Field(24, ge=0, le=63, description="VP9 quality of rgb, lower is better")
+    crf_flow: int = Field(12, ge=0, le=63, description="VP9 quality of flow, lower is better")
+    flow_bound: float = Field(20.0, gt=0, description="largest flow that is kept, stored pixels a frame")
+    samples_per_shard: int = Field(64, ge=1, description="samples in one tar")
+
+
+class Split(Settings):
+    """The list files of one split."""
+
+    train: Path = Field(description="list of training videos")
+    test: Path = Field(description="list of test videos")
+
+
+class Synthetic(Settings):
+    """The miniature ARID that `source: synthetic` draws; sizes are per class."""
+
+    seed: int = Field(0, ge=0, description="seed of actors, scenes and motions")
+    train_clips: int = Field(24, ge=1, description="training videos a class")
+    test_clips: int = Field(20, ge=1, description="test videos a class")
+
+
+class Data(Settings):
+    """The videos, their lists, and how shards and clips are made of them."""
+
+    source: Literal["arid", "synthetic"] = Field(description="arid: videos and lists in ARID's layout")
+    videos: Path | None = Field(None, description="folder that the lists' paths start from")
+    splits: dict[Name, Split] = Field(default_factory=dict, description="exactly one split a run directory")
+    classes: Path | None = Field(
+        None, description="`label<TAB>class` table; default: mapping_table.txt beside the training list"
+    )
+    synthetic: Synthetic | None = Field(None, description="sizes and seed of the synthetic videos")
+    modalities: tuple[Modality, ...] = Field(("rgb",), min_length=1, description="components of a sample")
+    codec: Literal["vp9"] = Field("vp9", description="codec of the stored videos")
+    encoding: Encoding = Field(default_factory=Encoding, description="size and quality in the shards")
+    clip: Clip = Field(default_factory=Clip, description="clips of every network that does not say otherwise")
+    seed: int = Field(0, ge=0, description="seed of the order of samples in the shards")
+    max_rejected: float = Field(
+        0.01, ge=0, le=1, description="share of damaged videos above which sharding fails"
+    )
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Data:
+        if self.source == "synthetic":
+            if self.videos or self.splits:
+                raise ValueError(
+                    "source: synthetic makes its own videos and splits; remove videos and splits"
+                )
+        else:
+            if self.videos is None:
+                raise ValueError("videos is missing; give the folder that the lists' paths start from")
+            if len(self.splits) != 1:
+                raise ValueError(
+                    f"splits names {len(self.splits)} splits; expected exactly one, since a run directory "
+                    "holds one split; give each split an experiment with a root of its own"
+                )
+            if self.synthetic:
+                raise ValueError("synthetic belongs to source: synthetic; remove it")
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities {list(self.modalities)} names one twice")
+        return self
+
+
+class Resources(Settings):
+    """What Ray reserves for one process."""
+
+    cpus: float = Field(1.0, gt=0, description="CPU cores; also the process's threads")
+    gpus: float = Field(0.0, ge=0, description="GPUs, fractions allowed")
+    memory_gib: float | None = Field(None, gt=0, description="host memory, GiB; null reserves none")
+
+
+class Training(Settings):
+    """What determines one network's training."""
+
+    arch: str = Field(description="network by name (see ukd_dist.models)")
+    modality: Modality = Field(description="component that the network sees")
+    seed: int = Field(0, ge=0, description="seed of weights, order, views and dropout")
+    epochs: int = Field(30, ge=1, description="passes over the training rows")
+    batch_size: int = Field(16, ge=1, description="clips a step, over all ranks")
+    lr: float = Field(0.01, gt=0, description="SGD's peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum (Nesterov)")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 on every weight")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="learning rate after warm-up")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross entropy")
+    dropout: float = Field(0.5, ge=0, lt=1, description="before the classifier")
+    clip: Clip = Field(default_factory=Clip, description="default: data.clip")
+    resources: Resources = Field(default_factory=Resources, description="of each process")
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Training:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs")
+        return self
+
+
+class Teacher(Training):
+    """One member of the fleet, after its grid was expanded."""
+
+
+class Student(Training):
+    """One student run, after its grid was expanded."""
+
+    name: Name = Field(description="name in tables")
+    targets: str = Field(description="name of a target, or none for training without distillation")
+    alpha: float = Field(0.5, ge=0, le=1, description="share of the cross entropy (UKD, Eq. 1)")
+    temperature: float | None = Field(
+        None, gt=0, description="tau of Eq. 3; a target in probs carries its own"
+    )
+    workers: int = Field(1, ge=1, description="ranks; batch_size is shared equally among them")
+
+    @model_validator(mode="after")
+    def _ranks_share_equally(self) -> Student:
+        if self.batch_size % self.workers:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of workers {self.workers}; "
+                "expected equal shares for every rank"
+            )
+        if self.targets == NO_TARGETS and self.temperature is not None:
+            raise ValueError("temperature without targets; remove it or name a target")
+        return self
+
+
+class Target(Settings):
+    """How the teachers' logits become one target per video."""
+
+    method: Literal["pkd", "gtd", "avg"] = Field(description="weighting: Eq. 12, Eq. 8 or equal weights")
+    h: float = Field(0.99, lt=1, description="probability of the true class in the PKD (Eq. 11)")
+    space: Literal["logits", "probs"] = Field("logits", description="what is summed in Eq. 9")
+    temperature: float | None = Field(
+        None, gt=0, description="tau of the summed probabilities (space: probs)"
+    )
+
+    @model_validator(mode="after")
+    def _temperature_has_a_use(self) -> Target:
+        if (self.space == "probs") != (self.temperature is not None):
+            raise ValueError(
+                f"space: {self.space} with temperature: {self.temperature}; expected a temperature with "
+                "space: probs and none with space: logits, where the student sets it"
+            )
+        return self
+
+
+class Expandable(Settings):
+    """Defaults and a list of entries; an entry's `grid` expands to its product."""
+
+    defaults: dict[str, Any] = Field(
+        default_factory=dict, description="settings of every entry that lacks them"
+    )
+
+
+class Teachers(Expandable):
+    """The fleet."""
+
+    fleet: list[dict[str, Any]] = Field(
+        min_length=1, description="members; `grid: {field: [values]}` expands"
+    )
+
+
+class Students(Expandable):
+    """The student runs."""
+
+    runs: list[dict[str, Any]] = Field(min_length=1, description="runs; `grid: {field: [values]}` expands")
+
+
+class Evaluate(Settings):
+    """What is evaluated beyond each network by itself."""
+
+    fusion: dict[Name, tuple[Name, Name]] = Field(
+        default_factory=dict, description="two-stream late fusion: name -> two student names, paired by seed"
+    )
+
+
+class Cluster(Settings):
+    """Where the work runs; no part of it changes a result."""
+
+    address: str | None = Field(None, description="Ray address; default: the running cluster, or a local one")
+    local_nodes: int = Field(1, ge=1, description="Ray nodes of a local cluster")
+    cpus_per_node: int | None = Field(
+        None, ge=1, description="of a local node; default: the cores shared equally"
+    )
+    max_failures: int = Field(3, ge=0, description="times that a lost process is started again")
+    reduce_rows: int = Field(4096, ge=1, description="rows that one task of the reduction assembles")
+    metrics_port: int | None = Field(
+        0, ge=0, le=65535, description="of the exporter; 0: a free one; null: none"
+    )
+
+
+class ExperimentFile(Settings):
+    """One experiment, as its file says it."""
+
+    name: Name = Field(description="name of the run, the metrics' `run` label")
+    root: Path = Field(description="run directory, a path that every node sees")
+    seed: int = Field(0, ge=0, description="seed of every entry that names none")
+    data: Data
+    teachers: Teachers
+    targets: dict[Name, Target] = Field(default_factory=dict)
+    students: Students
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    cluster: Cluster = Field(default_factory=Cluster)
+
+
+def steps_per_epoch(num_rows: int, batch_size: int) -> int:
+    """Training steps of an epoch: the permutation's remainder is dropped, but never the only batch."""
+    return max(1, math.floor(num_rows / batch_size))

@@ -1,0 +1,183 @@
+"""Clips: one DALI pipeline decodes, resizes, crops, corrects and normalises, on a GPU or on a CPU.
+
+The encoded bytes, row numbers and views are handed in from outside, so that batch order and views stay the
+pure functions that `views` computes; DALI's own reader shuffles within a window only. Flow clips are in
+stored pixels a frame, x before y; a mirrored clip has its x negated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ukd_dist.config import Clip, Modality
+from ukd_dist.data.modalities import component
+from ukd_dist.data.shards import ShardSet, SplitName
+from ukd_dist.data.views import Batch
+
+# Gamma-corrected dark videos are far from ImageNet's statistics; one mean and deviation serve every channel.
+RGB_MEAN, RGB_STD = 0.45, 0.225
+# Encoded videos, rows, start frames, short sides, crop x and y, mirror: one entry a clip in each.
+EncodedBatch = tuple[Any, ...]
+CHANNELS: dict[Modality, int] = {"rgb": 3, "flow": 2}
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch of decoded clips.
+
+    Attributes:
+        clips_bcthw: float32, `[batch, channels, frames, size, size]`.
+        rows_b: Row numbers, int64.
+        labels_b: Class indexes, int64.
+    """
+
+    clips_bcthw: torch.Tensor
+    rows_b: torch.Tensor
+    labels_b: torch.Tensor
+
+
+def decode_clips(
+    shards: ShardSet,
+    split: SplitName,
+    modality: Modality,
+    clip: Clip,
+    batches: Iterable[Batch],
+    *,
+    batch_size: int,
+    device: torch.device,
+    num_threads: int = 1,
+) -> Iterator[Clips]:
+    """Decode the batches' clips in order.
+
+    Args:
+        shards: Where the videos lie.
+        split: Which of its splits.
+        modality: Which component.
+        clip: Frames, size and gamma.
+        batches: Rows and views, `views.training_batches` or `views.evaluation_batches`.
+        batch_size: Largest number of rows of a batch.
+        device: cuda decodes with NVDEC; cpu with DALI's software decoder.
+        num_threads: DALI's threads.
+
+    Yields:
+        The clips on `device`. On a CPU they alias DALI's buffer until the next step.
+    """
+    labels = torch.from_numpy(shards.rows[split].labels)
+    encoded = _encoded(shards, split, component(modality), batches)
+    bound = shards.encoding.flow_bound
+    for clips_bcthw, rows_b in decode(
+        encoded,
+        modality,
+        clip,
+        batch_size=batch_size,
+        flow_bound=bound,
+        device=device,
+        num_threads=num_threads,
+    ):
+        yield Clips(clips_bcthw, rows_b.to(device), labels[rows_b].to(device))
+
+
+def decode(
+    encoded: Iterator[EncodedBatch],
+    modality: Modality,
+    clip: Clip,
+    *,
+    batch_size: int,
+    flow_bound: float,
+    device: torch.device,
+    num_threads: int = 1,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Decode encoded videos as their views say; yields clips on `device` and row numbers on the CPU."""
+    device_id = (device.index or 0) if device.type == "cuda" else None
+    pipeline = _build(encoded, modality, clip, batch_size, flow_bound, device_id, num_threads)
+    while True:
+        try:
+            clips, rows = pipeline.run()
+        except StopIteration:
+            return
+        rows_b = torch.from_numpy(np.asarray(rows.as_tensor()).reshape(-1).astype(np.int64))
+        yield torch.utils.dlpack.from_dlpack(clips.as_tensor()), rows_b
+
+
+def _encoded(
+    shards: ShardSet, split: SplitName, name: str, batches: Iterable[Batch]
+) -> Iterator[tuple[Any, ...]]:
+    for batch in batches:
+        yield encoded_batch([shards.read(split, int(row), name) for row in batch.rows], batch)
+
+
+def encoded_batch(videos: Sequence[npt.NDArray[np.uint8]], batch: Batch) -> EncodedBatch:
+    """Encoded videos with the views of a batch, as `decode` takes them."""
+    return (
+        list(videos),
+        batch.rows,
+        batch.start_frames,
+        batch.short_sides,
+        batch.crop_x,
+        batch.crop_y,
+        batch.mirror,
+    )
+
+
+def _build(
+    source: Iterator[EncodedBatch],
+    modality: Modality,
+    clip: Clip,
+    batch_size: int,
+    flow_bound: float,
+    device_id: int | None,
+    num_threads: int,
+) -> Any:
+    from nvidia.dali import fn, math, pipeline_def, types
+
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=2
+    )
+    def pipeline() -> tuple[Any, Any]:
+        encoded, rows, start, short_side, crop_x, crop_y, mirror = fn.external_source(
+            source=source, num_outputs=7, batch=True
+        )
+        frames = fn.decoders.video(
+            encoded,
+            device="cpu" if device_id is None else "mixed",
+            start_frame=start,
+            sequence_length=clip.frames,
+            stride=clip.stride,
+            pad_mode="edge",
+        )
+        if modality == "flow":
+            halves = [
+                fn.slice(frames, rel_start=[begin], rel_shape=[0.5], axis_names="H")[:, :, :, 0:1]
+                for begin in (0.0, 0.5)
+            ]
+            frames = fn.cat(*halves, axis=3)
+            frames = fn.reshape(frames, layout="FHWC")
+        resized = fn.resize(
+            frames, resize_shorter=short_side, dtype=types.FLOAT, interp_type=types.INTERP_LINEAR
+        )
+        cropped = fn.crop_mirror_normalize(
+            resized,
+            dtype=types.FLOAT,
+            crop=(clip.size, clip.size),
+            crop_pos_x=crop_x,
+            crop_pos_y=crop_y,
+            mirror=mirror,
+            mean=[0.0] * CHANNELS[modality],
+            std=[255.0] * CHANNELS[modality],
+            output_layout="CFHW",
+        )
+        if modality == "rgb":
+            corrected = math.pow(math.clamp(cropped, 0.0, 1.0), 1.0 / clip.gamma)
+            return (corrected - RGB_MEAN) * (1.0 / RGB_STD), rows
+        flow = (cropped * 2.0 - 1.0) * flow_bound
+        return fn.cat(flow[0:1] * (1.0 - 2.0 * mirror), flow[1:2], axis=0), rows
+
+    built = pipeline()
+    built.build()
+    return built

@@ -1,0 +1,117 @@
+"""Knowledge as files: logits and targets are arrays over rows, bound to the keys of those rows.
+
+A file's metadata carries the digest of its split's keys in row order, so that a permuted, foreign or stale
+file is refused. Tensors only (safetensors): nothing from elsewhere is unpickled. Further knowledge (spectra
+of features) is a further tensor over rows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ukd_dist.data.shards import Rows, SplitName
+from ukd_dist.errors import DataError, MismatchError
+from ukd_dist.manifest import write_atomically
+
+LOGITS, TARGET, TRAINED_ON = "logits", "target", "trained_on"
+
+
+def logits_path(member: Path, split: SplitName) -> Path:
+    """Where a teacher's or student's logits on a split lie."""
+    return member / "logits" / f"{split}.safetensors"
+
+
+def write_logits(
+    path: Path, logits_nc: torch.Tensor, rows: Rows, split: SplitName, *, view: str, trained_on: torch.Tensor
+) -> None:
+    """Write the logits of every row.
+
+    Args:
+        path: The file.
+        logits_nc: float32 or float16 `[rows, classes]`.
+        rows: The split's samples.
+        split: Which split.
+        view: What of each video was seen, for example `centre`.
+        trained_on: bool `[rows]`, True where the network was trained on the row.
+
+    Raises:
+        DataError: A logit is not finite.
+    """
+    finite = torch.isfinite(logits_nc).all(dim=1)
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise DataError(
+            f"{int((~finite).sum())} rows for {path} are not finite, first '{rows.keys[first]}'",
+            expected="finite logits",
+            action="train with a lower learning rate",
+        )
+    tensors = {LOGITS: logits_nc.contiguous(), TRAINED_ON: trained_on}
+    _write(path, tensors, rows, {"split": split, "view": view})
+
+
+def write_target(path: Path, target_nc: torch.Tensor, rows: Rows, description: dict[str, Any]) -> None:
+    """Write the target of every training row, float32 `[rows, classes]`."""
+    _write(
+        path, {TARGET: target_nc}, rows, {"split": "train", "target": json.dumps(description, sort_keys=True)}
+    )
+
+
+@dataclass(frozen=True)
+class RowArray:
+    """An array over rows in a file, checked against the rows that it must speak of; read in blocks.
+
+    Attributes:
+        path: The file.
+        tensor: Name of the tensor.
+        shape: Rows and classes.
+    """
+
+    path: Path
+    tensor: str
+    shape: tuple[int, int]
+
+    def read(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
+        """Rows `begin` to `end`, `[end - begin, classes]`; only their bytes are read."""
+        with safe_open(self.path, framework="pt") as file:
+            block: torch.Tensor = file.get_slice(self.tensor)[begin : self.shape[0] if end is None else end]
+        return block
+
+
+def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes: int) -> RowArray:
+    """Open logits or targets for reading.
+
+    Raises:
+        DataError: The file is missing or damaged, or has another class count.
+        MismatchError: It speaks of other rows.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            shape = tuple(file.get_slice(tensor).get_shape())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing", action="make it again (`ukd teach`, `ukd reduce`)") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error})", expected=f"safetensors with '{tensor}'") from error
+    if metadata.get("split") != split or metadata.get("keys_sha256") != rows.digest:
+        raise MismatchError(
+            f"{path} speaks of other videos (split {metadata.get('split')}, {shape[0]} rows)",
+            expected=f"the {len(rows)} {split} rows of this run's shards, in their order",
+            action="remove its member to make it again from these shards",
+        )
+    if shape != (len(rows), num_classes):
+        raise DataError(
+            f"{path} has shape {list(shape)}", expected=f"{[len(rows), num_classes]}: rows, classes"
+        )
+    return RowArray(path, tensor, (shape[0], shape[1]))
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, str]) -> None:
+    keys = {"keys_sha256": rows.digest, "schema": "1"}
+    write_atomically(path, save(tensors, metadata={**metadata, **keys}))

@@ -1,0 +1,252 @@
+"""Shards: WebDataset tars with DALI's index beside each, and the table of their samples.
+
+`write_shard` makes one tar; `ShardSet` opens a finished directory and gives any component of any row. The
+contract of the format is shards/README.md. What is left out: which videos go where is the shard stage's.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import mmap
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import webdataset
+from wds2idx import IndexCreator
+
+from ukd_dist import manifest
+from ukd_dist.config import Encoding, Modality
+from ukd_dist.data.modalities import component, open_writer
+from ukd_dist.data.video import read_frames
+from ukd_dist.errors import DataError, UsageError
+
+SplitName = Literal["train", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "test")
+SAMPLES = "samples.csv"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of samples.csv.
+
+    Attributes:
+        split: train or test.
+        row: Number within the split, in the order of the shards.
+        key: Stable name of the video.
+        label: Class index.
+        class_name: Class name (column `class`).
+        group: Recording group, or empty.
+        frames: Frames of the video.
+        fps: Frames a second.
+        width: Stored width, pixels.
+        height: Stored height, pixels.
+    """
+
+    split: SplitName
+    row: int
+    key: str
+    label: int
+    class_name: str
+    group: str
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+
+_COLUMNS = ["class" if f.name == "class_name" else f.name for f in fields(Sample)]
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of a split's n-th tar."""
+    return f"{split}-{number:06d}.tar"
+
+
+def encode_sample(
+    sample: Sample, path: Path, modalities: Sequence[Modality], encoding: Encoding
+) -> dict[str, bytes]:
+    """Decode a video once and encode every component of its sample.
+
+    Raises:
+        RejectedVideoError: The video cannot be decoded.
+        DataError: It holds another number of frames than when it was probed.
+    """
+    size = (sample.width, sample.height)
+    writers = {modality: open_writer(modality, *size, sample.fps, encoding) for modality in modalities}
+    frames = 0
+    for frame in read_frames(path, *size):
+        frames += 1
+        for writer in writers.values():
+            writer.write(frame)
+    if frames != sample.frames:
+        raise DataError(f"{path} changed while it was sharded: {frames} frames", expected=f"{sample.frames}")
+    return {component(modality): writer.finish() for modality, writer in writers.items()}
+
+
+def write_shard(path: Path, samples: Iterable[tuple[Sample, dict[str, bytes]]]) -> None:
+    """Write one tar and its index, each atomically, the index last.
+
+    Args:
+        path: The tar; the index lies beside it with suffix `.idx`.
+        samples: Each sample with its encoded components.
+    """
+    buffer = io.BytesIO()
+    with webdataset.TarWriter(buffer, encoder=False, mtime=0, user="", group="", mode=0o444) as tar:
+        for sample, components in samples:
+            index = struct.pack("<3i", sample.row, sample.label, sample.frames)
+            description = json.dumps(_as_row(sample), sort_keys=True).encode()
+            tar.write({"__key__": sample.key, "index.i32": index, "json": description, **components})
+    manifest.write_atomically(path, buffer.getvalue())
+    partial = path.with_suffix(".idx.partial")
+    with IndexCreator(str(path), str(partial), verbose=False) as creator:
+        creator.create_index()
+    manifest.write_atomically(path.with_suffix(".idx"), partial.read_bytes())
+    partial.unlink()
+
+
+def samples_csv(samples: Iterable[Sample]) -> bytes:
+    """The table of all samples, as samples.csv holds it."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_as_row(sample) for sample in samples)
+    return text.getvalue().encode()
+
+
+def keys_digest(keys: Iterable[str]) -> str:
+    """sha256 over keys in row order: binds logits and targets to the rows they speak of."""
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
+class Rows:
+    """The samples of one split, column by column, in row order."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self.keys: list[str] = [s.key for s in samples]
+        self.labels: npt.NDArray[np.int64] = np.array([s.label for s in samples], np.int64)
+        self.frames: npt.NDArray[np.int64] = np.array([s.frames for s in samples], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def digest(self) -> str:
+        """The keys' digest."""
+        return keys_digest(self.keys)
+
+
+class ShardSet:
+    """A finished shards directory: its samples, and the bytes of any component.
+
+    Args:
+        directory: The directory.
+        check: Verify bytes and sha256 of every file first.
+
+    Raises:
+        UsageError: The directory is not finished.
+        DataError: A file is missing, cut off or altered, or the table does not fit the tars.
+    """
+
+    def __init__(self, directory: Path, *, check: bool = True) -> None:
+        found = manifest.read(directory)
+        if found is None:
+            raise UsageError(f"{directory} holds no finished shards", action="make them with `ukd shard`")
+        if check:
+            manifest.verify(directory, found)
+        self.directory = directory
+        self.digest = found.digest()
+        self.classes: tuple[str, ...] = tuple(found.settings["classes"])
+        self.encoding = Encoding(**found.settings["encoding"])
+        samples = _read_samples(directory / SAMPLES)
+        self.rows = {split: Rows([s for s in samples if s.split == split]) for split in SPLITS}
+        self.samples = samples
+        self._places = {split: self._index(split) for split in SPLITS}
+        self._maps: dict[str, mmap.mmap] = {}
+
+    def read(self, split: SplitName, row: int, name: str) -> npt.NDArray[np.uint8]:
+        """A component's bytes, as a view of the mapped tar.
+
+        Raises:
+            UsageError: The shards lack the component.
+        """
+        tar, components = self._places[split][row]
+        if name not in components:
+            raise UsageError(
+                f"{self.directory} has no component '{name}'",
+                expected=f"one of {', '.join(sorted(components))}",
+                action="add its modality to data.modalities and shard again",
+            )
+        offset, size = components[name]
+        if tar not in self._maps:
+            with (self.directory / tar).open("rb") as file:
+                self._maps[tar] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._maps[tar], np.uint8, size, offset)
+
+    def _index(self, split: SplitName) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+        places: list[tuple[str, dict[str, tuple[int, int]]]] = []
+        for path in sorted(self.directory.glob(f"{split}-*.idx")):
+            for key, components in read_index(path):
+                expected = self.rows[split].keys[len(places)] if len(places) < len(self.rows[split]) else None
+                if key != expected:
+                    raise DataError(
+                        f"{path} holds '{key}' at row {len(places)}", expected=f"'{expected}' by {SAMPLES}"
+                    )
+                places.append((path.with_suffix(".tar").name, components))
+        if len(places) != len(self.rows[split]):
+            raise DataError(
+                f"{self.directory} holds {len(places)} {split} samples",
+                expected=f"{len(self.rows[split])} by {SAMPLES}",
+            )
+        return places
+
+
+def read_index(path: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    """Key and components (name -> offset and bytes inside the tar) of each sample of a DALI index, v1.2."""
+    header, *lines = path.read_text().splitlines()
+    version, _, count = header.partition(" ")
+    if version != "v1.2" or int(count) != len(lines):
+        raise DataError(f"{path} is no index", expected=f"v1.2 and {len(lines)} samples, found '{header}'")
+    samples = []
+    for line in lines:
+        words = line.split(" ")
+        components = {words[i]: (int(words[i + 1]), int(words[i + 2])) for i in range(0, len(words), 4)}
+        samples.append((words[3].split(".", 1)[0], components))
+    return samples
+
+
+def _read_samples(path: Path) -> list[Sample]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != _COLUMNS:
+            raise DataError(f"{path} has columns {reader.fieldnames}", expected=str(_COLUMNS))
+        return [_from_row(row) for row in reader]
+
+
+def _as_row(sample: Sample) -> dict[str, str | int | float]:
+    row = asdict(sample)
+    return {("class" if name == "class_name" else name): value for name, value in row.items()}
+
+
+def _from_row(row: dict[str, str]) -> Sample:
+    split: SplitName = "train" if row["split"] == "train" else "test"
+    return Sample(
+        split=split,
+        row=int(row["row"]),
+        key=row["key"],
+        label=int(row["label"]),
+        class_name=row["class"],
+        group=row["group"],
+        frames=int(row["frames"]),
+        fps=float(row["fps"]),
+        width=int(row["width"]),
+        height=int(row["height"]),
+    )

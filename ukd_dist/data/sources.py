@@ -1,0 +1,184 @@
+"""Lists of videos: ARID's layout and list format in, one checked table of videos out.
+
+Everything that is missing or wrong in the lists is said here, before any video is decoded. Damage inside the
+videos is `video.probe`'s to find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ukd_dist.config import Data
+from ukd_dist.errors import DataError, UsageError
+
+MAX_KEY_BYTES = 80  # a USTAR member name holds 100 bytes, the component's extension included
+_SWAPS = {".avi": ".mp4", ".mp4": ".avi"}
+
+
+@dataclass(frozen=True)
+class ListedVideo:
+    """A video that a list names.
+
+    Attributes:
+        key: Stable name: the file's name without its extension.
+        label: Class index, 0..C-1.
+        group: Recording group of ARID's `<Class>_<group>_<clip>` names, or empty.
+        path: The file.
+    """
+
+    key: str
+    label: int
+    group: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """The videos of one split of the data.
+
+    Attributes:
+        classes: Class names by index.
+        listed_labels: For each class, the label that the lists give it.
+        train: Training videos, in list order.
+        test: Test videos, in list order.
+    """
+
+    classes: tuple[str, ...]
+    listed_labels: tuple[int, ...]
+    train: tuple[ListedVideo, ...]
+    test: tuple[ListedVideo, ...]
+
+    def digest(self) -> str:
+        """sha256 over labels, names and file sizes; contents are checked when they are decoded."""
+        lines = [
+            f"{split}\t{v.key}\t{v.label}\t{v.path.stat().st_size}"
+            for split, videos in (("train", self.train), ("test", self.test))
+            for v in videos
+        ]
+        return hashlib.sha256("\n".join([*self.classes, *lines]).encode()).hexdigest()
+
+
+def read_source(data: Data) -> Source:
+    """Read the split's lists and find every video.
+
+    Raises:
+        UsageError: The folder, a list or the class table is missing.
+        DataError: A line cannot be read, names a missing video or an unmapped class, a key is unusable or
+            listed twice, or a class has no training video.
+    """
+    assert data.videos is not None, "a source of its own has been made by now"
+    ((_, split),) = data.splits.items()
+    if not data.videos.is_dir():
+        raise UsageError(
+            f"data.videos {data.videos} is no folder", action="give the folder with ARID's classes"
+        )
+    names = read_class_table(data.classes or split.train.parent / "mapping_table.txt")
+    index = {label: i for i, label in enumerate(sorted(names))}
+    train = _read_list(split.train, data.videos, index)
+    test = _read_list(split.test, data.videos, index)
+    _refuse_twins([*train, *test], split.train, split.test)
+    classes = tuple(names[label] for label in sorted(names))
+    for label, name in enumerate(classes):
+        if all(video.label != label for video in train):
+            raise DataError(
+                f"class '{name}' has no training video in {split.train}",
+                expected="at least one for each class of the table",
+                action="add one, or remove the class from the table",
+            )
+    return Source(classes, tuple(sorted(names)), tuple(train), tuple(test))
+
+
+def read_class_table(path: Path) -> dict[int, str]:
+    """ARID's `label<TAB>class` table. Labels need not start at 0: classes are numbered in their order."""
+    names: dict[int, str] = {}
+    for number, line in _lines(path, "class table"):
+        label, _, name = line.partition("\t")
+        if not label.strip().isdigit() or not name.strip():
+            raise DataError(f"{path}:{number}: '{line}'", expected="label<TAB>class")
+        if int(label) in names:
+            raise DataError(f"{path}:{number}: label {label} is given twice", action="remove one of the two")
+        names[int(label)] = name.strip()
+    if len(names) < 2:
+        raise DataError(f"{path} names {len(names)} classes", expected="at least 2")
+    return names
+
+
+def _read_list(path: Path, videos: Path, index: dict[int, int]) -> list[ListedVideo]:
+    """Read a list in ARID v1.0's format, `index<TAB>label<TAB>path`."""
+    listed = []
+    for number, line in _lines(path, "list"):
+        fields = line.split("\t")
+        if len(fields) != 3 or not fields[1].strip().isdigit():
+            raise DataError(f"{path}:{number}: '{line}'", expected="index<TAB>label<TAB>path")
+        label = int(fields[1])
+        if label not in index:
+            raise DataError(
+                f"{path}:{number}: label {label} is no class of the class table",
+                expected=f"one of {sorted(index)}",
+                action="correct the label, or add its class to the table",
+            )
+        where = f"{path}:{number}"
+        file = _find(videos, fields[2].strip(), where)
+        listed.append(ListedVideo(_key(file, where), index[label], _group(file.stem), file))
+    if not listed:
+        raise DataError(f"{path} lists no video", expected="index<TAB>label<TAB>path on each line")
+    return listed
+
+
+def _lines(path: Path, what: str) -> list[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{what} {path}: {error.strerror}", action="correct its path") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{what} {path} is not text ({error.reason})", expected="UTF-8") from error
+    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+
+
+def _find(videos: Path, name: str, where: str) -> Path:
+    path = videos / name
+    swapped = path.with_suffix(_SWAPS.get(path.suffix.lower(), path.suffix))
+    for candidate in (path, swapped):
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"{where}: video {path} is missing",
+        expected=f"it or {swapped.name}",
+        action="correct data.videos or the list",
+    )
+
+
+def _key(path: Path, where: str) -> str:
+    key = path.stem
+    if "." in key or "/" in key:
+        raise DataError(
+            f"{where}: key '{key}' holds a dot, at which WebDataset would split it",
+            expected="a file name with one dot, before its extension",
+            action="rename the file",
+        )
+    if not key.isascii() or len(key) > MAX_KEY_BYTES:
+        raise DataError(
+            f"{where}: key '{key}' does not fit a tar's plain header",
+            expected=f"at most {MAX_KEY_BYTES} ASCII characters",
+            action="rename the file",
+        )
+    return key
+
+
+def _group(stem: str) -> str:
+    parts = stem.split("_")
+    return parts[-2] if len(parts) >= 3 else ""
+
+
+def _refuse_twins(videos: list[ListedVideo], train: Path, test: Path) -> None:
+    seen: dict[str, Path] = {}
+    for video in videos:
+        if video.key in seen:
+            raise DataError(
+                f"key '{video.key}' is listed twice in {train} and {test} ({seen[video.key]}, {video.path})",
+                expected="every video once over both lists",
+                action="remove one of the lines",
+            )
+        seen[video.key] = video.path

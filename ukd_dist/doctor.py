@@ -1,0 +1,135 @@
+"""What this machine has, and what will not work on it (`ukd doctor`)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+_PACKAGES = ("torch", "deepspeed", "ray", "webdataset", "pytorchvideo", "prometheus-client", "av")
+_DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination.
+
+    Attributes:
+        verdict: ok; note: works, with a limit; missing: something will not work.
+        what: What was looked for.
+        found: What is there.
+        means: What follows.
+    """
+
+    verdict: Literal["ok", "note", "missing"]
+    what: str
+    found: str
+    means: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything that the stages need."""
+    return [
+        _python(),
+        *map(_package, _PACKAGES),
+        _dali(),
+        *_gpu(),
+        _compiler(),
+        _shared_memory(),
+        _try(_decode),
+    ]
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()}, {os.cpu_count()} cores"
+    if platform.python_version_tuple()[:2] in (("3", "11"), ("3", "12")):
+        return Finding("ok", "python", found)
+    return Finding("missing", "python", found, "3.11 or 3.12 is needed")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding("ok", name, version(name))
+    except PackageNotFoundError:
+        return Finding("missing", name, "not installed", "run `make install`")
+
+
+def _dali() -> Finding:
+    for name in _DALI:
+        try:
+            return Finding("ok", "nvidia-dali", f"{version(name)} ({name})")
+        except PackageNotFoundError:
+            continue
+    return Finding(
+        "missing", "nvidia-dali", "not installed", "install the extra cuda13 or cuda12, also without a GPU"
+    )
+
+
+def _gpu() -> list[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return [
+            Finding(
+                "note", "GPU", "none", "everything runs on the CPU; gpus > 0 in an experiment is refused"
+            ),
+            Finding("note", "NVDEC", "none", "DALI decodes VP9 on the CPU"),
+        ]
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return [Finding("ok", "GPU", names), Finding("ok", "NVDEC", "used through DALI", "decodes VP9 and H.264")]
+
+
+def _compiler() -> Finding:
+    missing = [name for name in ("g++", "ninja") if shutil.which(name) is None]
+    if missing:
+        return Finding(
+            "note", "g++, ninja", f"no {', '.join(missing)}", "DeepSpeed's CPU op must be built already"
+        )
+    return Finding("ok", "g++, ninja", "found", "DeepSpeed builds its CPU op at first use")
+
+
+def _shared_memory() -> Finding:
+    free = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0  # noqa: PTH112
+    found = f"{free / 2**30:.1f} GiB free in /dev/shm"
+    if free < 2**30:
+        return Finding(
+            "note", "shared memory", found, "Ray spills to disk; containers want --shm-size=2g or more"
+        )
+    return Finding("ok", "shared memory", found)
+
+
+def _try(check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - whatever breaks is the finding
+        return Finding(
+            "missing", check.__name__.strip("_"), f"{type(error).__name__}: {error}", "clips cannot be made"
+        )
+
+
+def _decode() -> Finding:
+    """Encode a small video and decode it through DALI."""
+    import numpy as np
+    import torch
+
+    from ukd_dist.config import Clip
+    from ukd_dist.data.clips import decode, encoded_batch
+    from ukd_dist.data.video import Vp9Encoder
+    from ukd_dist.data.views import evaluation_batches
+
+    clip = Clip(frames=4, stride=1, size=64, short_side=(64, 64))
+    encoder = Vp9Encoder(64, 64, 30.0, crf=24)
+    for _ in range(clip.frames):
+        encoder.write(np.full((96, 64), 128, np.uint8))
+    video = np.frombuffer(encoder.finish(), np.uint8)
+    batches = (
+        encoded_batch([video], batch) for batch in evaluation_batches(np.array([clip.frames]), clip, 1)
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ((clips, _),) = decode(batches, "rgb", clip, batch_size=1, flow_bound=1.0, device=device)
+    where = "on the GPU" if device.type == "cuda" else "on the CPU"
+    return Finding("ok", "decode", f"{clips.shape[2]} frames of VP9 through DALI {where}")

@@ -1,0 +1,305 @@
+"""From an experiment file to members with stable ids.
+
+A file is read, overridden by `a.b=value`, validated whole, and its grids are expanded, before anything runs.
+An id ends in a digest of what determines the content; how it is computed (resources, cluster) is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from ukd_dist.config import (
+    NO_TARGETS,
+    Cluster,
+    Data,
+    Evaluate,
+    ExperimentFile,
+    Settings,
+    Student,
+    Target,
+    Teacher,
+    Training,
+)
+from ukd_dist.errors import UsageError
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+AnyTraining = TypeVar("AnyTraining", bound=Training)
+
+
+@dataclass(frozen=True)
+class TeacherMember:
+    """A teacher: its id and what it is."""
+
+    id: str
+    settings: Teacher
+
+
+@dataclass(frozen=True)
+class TargetMember:
+    """A target: its id, its settings, and the teachers it is assembled from."""
+
+    id: str
+    name: str
+    settings: Target
+    teachers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudentMember:
+    """A student: its id, what it is, and its target if it has one."""
+
+    id: str
+    settings: Student
+    target: TargetMember | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A validated experiment with every grid expanded."""
+
+    name: str
+    root: Path
+    data: Data
+    teachers: tuple[TeacherMember, ...]
+    targets: tuple[TargetMember, ...]
+    students: tuple[StudentMember, ...]
+    evaluate: Evaluate
+    cluster: Cluster
+    document: dict[str, Any]
+
+    def to_yaml(self) -> str:
+        """The experiment as a file that resolves to the same members."""
+        return yaml.safe_dump(self.document, sort_keys=False)
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Experiment:
+    """Read, override, validate and expand an experiment file.
+
+    Args:
+        path: The YAML file.
+        overrides: `a.b=value` each, the value in YAML; numbers index lists.
+
+    Raises:
+        UsageError: The file is missing or not YAML, a key is unknown, a value is out of range, or settings
+            contradict each other.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UsageError(
+            f"experiment {path}: {error.strerror}",
+            action="give the path of a YAML file (see launch/experiments)",
+        ) from error
+    return parse(text, str(path), overrides or [])
+
+
+def parse(text: str, where: str, overrides: list[str]) -> Experiment:
+    """As `load`, from the file's text; `where` names it in messages."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise UsageError(
+            f"{where} holds no experiment", expected="a mapping with name, root, data, teachers, ..."
+        )
+    for override in overrides:
+        _override(document, override)
+    return _resolve(document, where)
+
+
+def digest(*parts: Any) -> str:
+    """Eight hexadecimal digits that change when anything in `parts` (JSON-like values) does."""
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def content(settings: Training) -> dict[str, Any]:
+    """The settings of a training that determine what it produces: not its resources."""
+    return settings.model_dump(mode="json", exclude={"resources"})
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise UsageError(
+            f"override '{override}'", expected="a.b=value", action="for example data.clip.frames=32"
+        )
+    node: Any = document
+    *parents, last = key.split(".")
+    try:
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UsageError(f"override '{override}' names no setting: {error}", expected="a.b=value") from error
+
+
+def _resolve(document: dict[str, Any], where: str) -> Experiment:
+    file = _validate(ExperimentFile, document, where, ())
+    data = file.data.model_copy(
+        update={
+            "videos": file.data.videos and file.data.videos.absolute(),
+            "classes": file.data.classes and file.data.classes.absolute(),
+            "splits": {
+                name: split.model_copy(
+                    update={"train": split.train.absolute(), "test": split.test.absolute()}
+                )
+                for name, split in file.data.splits.items()
+            },
+        }
+    )
+    inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
+    teachers = tuple(
+        TeacherMember(f"{t.arch}-{t.modality}-s{t.seed}-{digest(content(t))}", t)
+        for t in _expand(
+            Teacher, file.teachers.fleet, file.teachers.defaults, inherited, where, "teachers.fleet"
+        )
+    )
+    _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
+    ids = tuple(t.id for t in teachers)
+    targets = {
+        name: TargetMember(f"{name}-{digest(target.model_dump(mode='json'), sorted(ids))}", name, target, ids)
+        for name, target in file.targets.items()
+    }
+    runs = _expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
+    students = tuple(_student(run, targets, where) for run in runs)
+    _refuse_twins([s.id for s in students], where, "students.runs")
+    _check_modalities(data, [*(t.settings for t in teachers), *(s.settings for s in students)], where)
+    _check_fusion(file.evaluate, students, where)
+    resolved = file.model_copy(update={"data": data, "root": file.root.absolute()})
+    return Experiment(
+        name=file.name,
+        root=resolved.root,
+        data=data,
+        teachers=teachers,
+        targets=tuple(targets.values()),
+        students=students,
+        evaluate=file.evaluate,
+        cluster=file.cluster,
+        document=resolved.model_dump(mode="json"),
+    )
+
+
+def _expand(
+    kind: type[AnyTraining],
+    entries: list[dict[str, Any]],
+    defaults: dict[str, Any],
+    inherited: dict[str, Any],
+    where: str,
+    section: str,
+) -> list[AnyTraining]:
+    return [
+        _validate(kind, _merge(inherited, defaults, point), where, (section, index))
+        for index, entry in enumerate(entries)
+        for point in _grid(entry, f"{where}: {section}[{index}]")
+    ]
+
+
+def _merge(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Later layers win; `clip` and `resources` are merged field by field."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            inner = merged.get(key)
+            merged[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _grid(entry: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    plain = {key: value for key, value in entry.items() if key != "grid"}
+    grid = entry.get("grid", {})
+    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
+        raise UsageError(f"{where}: grid is {grid!r}", expected="a mapping of fields to lists of values")
+    for twice in grid.keys() & plain.keys():
+        raise UsageError(
+            f"{where}: '{twice}' is given by the entry and by its grid", action="remove one of the two"
+        )
+    for values in itertools.product(*grid.values()):
+        yield {**plain, **dict(zip(grid, values, strict=True))}
+
+
+def _student(run: Student, targets: dict[str, TargetMember], where: str) -> StudentMember:
+    if run.targets != NO_TARGETS and run.targets not in targets:
+        raise UsageError(
+            f"{where}: student '{run.name}' learns from unknown targets '{run.targets}'",
+            expected=f"one of {', '.join([NO_TARGETS, *targets])}",
+        )
+    target = targets.get(run.targets)
+    if target is not None:
+        own = target.settings.temperature
+        if own is None and run.temperature is None:
+            raise UsageError(
+                f"{where}: student '{run.name}' has no temperature",
+                expected="tau > 0 (UKD's Table 2 uses 20)",
+            )
+        if own is not None and run.temperature not in (None, own):
+            raise UsageError(
+                f"{where}: student '{run.name}' has temperature {run.temperature:g}, its target {own:g}",
+                expected="the target's, since probabilities are stored at one temperature",
+                action="remove the student's",
+            )
+        run = run.model_copy(update={"temperature": own or run.temperature})
+    suffix = digest(content(run), target.id if target else None)
+    return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target)
+
+
+def _check_modalities(data: Data, trainings: list[Training], where: str) -> None:
+    for training in trainings:
+        if training.modality not in data.modalities:
+            raise UsageError(
+                f"{where}: {training.arch} sees modality '{training.modality}', which is not sharded",
+                expected=f"one of data.modalities {list(data.modalities)}",
+                action=f"add {training.modality} to data.modalities",
+            )
+
+
+def _check_fusion(evaluate: Evaluate, students: tuple[StudentMember, ...], where: str) -> None:
+    names = {student.settings.name for student in students}
+    for fusion, pair in evaluate.fusion.items():
+        for name in pair:
+            if name not in names:
+                raise UsageError(
+                    f"{where}: evaluate.fusion.{fusion} names unknown student '{name}'",
+                    expected=f"one of {', '.join(sorted(names))}",
+                )
+
+
+def _refuse_twins(ids: list[str], where: str, section: str) -> None:
+    for twin in {i for i in ids if ids.count(i) > 1}:
+        raise UsageError(
+            f"{where}: {section} holds {twin} twice",
+            expected="members that differ",
+            action="give each a seed",
+        )
+
+
+def _validate(
+    kind: type[AnySettings], document: Any, where: str, prefix: tuple[str | int, ...]
+) -> AnySettings:
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise UsageError(_first_problem(error, where, prefix)) from error
+
+
+def _first_problem(error: ValidationError, where: str, prefix: tuple[str | int, ...]) -> str:
+    first = error.errors()[0]
+    place = ""
+    for part in (*prefix, *first["loc"]):
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
+    given = (
+        "" if first["type"] in ("missing", "unknown_key", "value_error") else f" (given: {first['input']!r})"
+    )
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {place + ': ' if place else ''}{message}{given}{more}"

@@ -1,0 +1,183 @@
+"""Manifests: a stage's output directory is done when it holds a valid one.
+
+A manifest records the resolved settings, the digests of the inputs, and bytes and sha256 of each file. It is
+written last and atomically, so that a directory without it was cut off and is worked on again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ukd_dist.errors import DataError, MismatchError
+
+SCHEMA = 1
+FILENAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a finished directory."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished directory says of itself.
+
+    Attributes:
+        kind: Stage output: shards, teacher, target or student.
+        settings: Resolved settings, JSON values.
+        inputs: Name of each input -> its digest.
+        files: Path inside the directory -> its record.
+        summary: Figures of the work (counts, seconds), not part of what is compared.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def digest(self) -> str:
+        """sha256 over the settings, inputs and files: what a later stage names as its input."""
+        document = asdict(self)
+        del document["summary"]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def commit(
+    directory: Path,
+    kind: str,
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+    files: Iterable[str],
+    summary: dict[str, Any] | None = None,
+) -> Manifest:
+    """Write the manifest over files that are complete, which makes the directory finished."""
+    records = {
+        name: FileRecord((directory / name).stat().st_size, sha256_of(directory / name))
+        for name in sorted(files)
+    }
+    manifest = Manifest(kind, settings, inputs, records, summary or {})
+    write_atomically(directory / FILENAME, json.dumps(asdict(manifest), indent=1).encode())
+    return manifest
+
+
+def read(directory: Path) -> Manifest | None:
+    """The directory's manifest, or None where it is not finished.
+
+    Raises:
+        DataError: There is a manifest, but it cannot be read.
+    """
+    path = directory / FILENAME
+    try:
+        document = json.loads(path.read_bytes())
+        if document["schema"] != SCHEMA:
+            raise DataError(f"{path} has schema {document['schema']}", expected=f"schema {SCHEMA}")
+        files = {name: FileRecord(**record) for name, record in document.pop("files").items()}
+        return Manifest(files=files, **document)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"manifest {path} is damaged ({error})", action=f"remove {directory} to make it again"
+        ) from error
+
+
+def finished(directory: Path, kind: str, settings: dict[str, Any], inputs: dict[str, str]) -> Manifest | None:
+    """The manifest of a directory that holds exactly this work, or None where it is still to do.
+
+    Raises:
+        MismatchError: The directory was finished from other settings or inputs; names the first field.
+    """
+    manifest = read(directory)
+    if manifest is None:
+        return None
+    wanted = json.loads(json.dumps({"kind": kind, "settings": settings, "inputs": inputs}, default=str))
+    found = {"kind": manifest.kind, "settings": manifest.settings, "inputs": manifest.inputs}
+    difference = first_difference(found, wanted)
+    if difference:
+        name, was, now = difference
+        raise MismatchError(
+            f"{directory} was made with {name} = {was}",
+            expected=f"{now}, as the experiment says now",
+            action="use another root, or remove the directory (`--replace` does) to make it again",
+        )
+    return manifest
+
+
+def first_difference(found: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The dotted name and both values of the first field in which two JSON values differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *(k for k in found if k not in wanted)]:
+            inner = first_difference(
+                found.get(key, "nothing"), wanted.get(key, "nothing"), f"{name}.{key}" if name else key
+            )
+            if inner:
+                return inner
+        return None
+    return None if found == wanted else (name, found, wanted)
+
+
+def verify(directory: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
+    """Check bytes and sha256 of every file, or of those in `names`.
+
+    Raises:
+        DataError: Names the first file that is missing, cut off or altered.
+    """
+    for name in manifest.files if names is None else names:
+        record = manifest.files[name]
+        path = directory / name
+        try:
+            found_bytes = path.stat().st_size
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing", action=f"remove {directory} to make it again") from None
+        if found_bytes != record.bytes:
+            raise DataError(
+                f"{path} holds {found_bytes} bytes",
+                expected=f"{record.bytes} by its manifest",
+                action=f"remove {directory} to make it again",
+            )
+        if sha256_of(path) != record.sha256:
+            raise DataError(
+                f"{path} was altered",
+                expected=f"sha256 {record.sha256[:12]}... by its manifest",
+                action=f"remove {directory} to make it again",
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write a file so that a reader, or a run after a crash, sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

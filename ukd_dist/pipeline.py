@@ -1,0 +1,100 @@
+"""The whole method on one page: which stage follows which.
+
+    videos -> shards -> clips -> teachers -> logits -> targets -> student -> report
+
+Each stage reads files under the run directory and writes files there, and does only what is not done, so that
+`run` after a kill goes on where it was, and `run` on a finished root does nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ukd_dist import experiment as experiments
+from ukd_dist.cluster import RayCluster
+from ukd_dist.experiment import Experiment
+from ukd_dist.metrics import exporting
+from ukd_dist.models.catalogue import check
+from ukd_dist.progress import Progress
+from ukd_dist.rundir import RunDirectory, coordinating
+from ukd_dist.stages.context import Context
+from ukd_dist.stages.distill import distill
+from ukd_dist.stages.evaluate import evaluate
+from ukd_dist.stages.reduce import reduce
+from ukd_dist.stages.report import report
+from ukd_dist.stages.shard import shard
+from ukd_dist.stages.teach import teach
+from ukd_dist.status import teacher_states
+
+STAGES: Mapping[str, Callable[[Context], None]] = {
+    "shard": shard,  # videos to shards
+    "teach": teach,  # clips of the shards to teachers and their logits
+    "reduce": reduce,  # logits to targets
+    "distill": distill,  # targets to students
+    "evaluate": evaluate,  # test accuracy of all of them
+}
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment and check what its file alone can tell, networks and their clips included.
+
+    Raises:
+        UsageError: The experiment is wrong.
+    """
+    experiment = experiments.load(path, list(overrides))
+    for member in (*experiment.teachers, *experiment.students):
+        check(member.settings.arch, member.settings.clip)
+    return experiment
+
+
+def run(
+    experiment: Experiment,
+    stages: Sequence[str] = tuple(STAGES),
+    *,
+    replace: bool = False,
+    progress: Progress,
+) -> Path:
+    """Do the stages' work that is not done yet, in order, and write the report.
+
+    Args:
+        experiment: What is to be done.
+        stages: Names from `STAGES`.
+        replace: Make again what was made from other settings or inputs.
+        progress: Who is told.
+
+    Returns:
+        The report's page.
+
+    Raises:
+        UkdError: What stopped a stage. What was finished stays.
+    """
+    with coordinating(experiment) as directory, _working(directory, experiment, progress, replace) as context:
+        for name in stages:
+            STAGES[name](context)
+        if not context.cluster.started:
+            progress.say(f"{directory.root}: nothing to do, {', '.join(stages)} done already")
+        return report(directory, experiment)
+
+
+@contextmanager
+def _working(
+    run: RunDirectory, experiment: Experiment, progress: Progress, replace: bool
+) -> Iterator[Context]:
+    settings = experiment.cluster
+
+    def started(num_nodes: int) -> None:
+        progress.say(f"Ray: {num_nodes} node(s); logs in {run.logs}")
+
+    def states() -> Mapping[str, int]:
+        return teacher_states(run, experiment)
+
+    with (
+        exporting(run.metrics, experiment.name, settings.metrics_port, states) as port,
+        RayCluster(settings, run.logs, started) as cluster,
+    ):
+        if port is not None:
+            progress.say(f"metrics: http://{socket.gethostname()}:{port}/metrics")
+        yield Context(run, experiment, cluster, progress, replace)

@@ -1,0 +1,75 @@
+"""What people see while work goes on: bars on a terminal, plain lines elsewhere; all of it on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+PLAIN_SECONDS = 15.0  # at most one line in that time where there is no terminal
+
+
+class Progress:
+    """Reports to one console."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        self.console.print(line, markup=False)
+
+    @contextmanager
+    def bar(self, what: str, total: int, unit: str) -> Iterator[Bar]:
+        """Show the progress of one piece of work of `total` units."""
+        if not self.console.is_terminal:
+            bar: Bar = Bar(self, what, total, unit)
+            yield bar
+            bar.close()
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+        times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        with RichProgress(*columns, *times, console=self.console) as rich:
+            yield _TerminalBar(self, what, total, unit, rich)
+
+
+class Bar:
+    """Progress as plain lines: not more often than every few seconds, and one at the end."""
+
+    def __init__(self, progress: Progress, what: str, total: int, unit: str) -> None:
+        self._progress, self._what, self._total, self._unit = progress, what, total, unit
+        self._began = self._said = time.monotonic()
+        self._done = 0.0
+
+    def update(self, done: float, note: str = "") -> None:
+        """State how much is done, and anything worth saying about it."""
+        self._done = done
+        if time.monotonic() - self._said > PLAIN_SECONDS:
+            self._said = time.monotonic()
+            self._progress.say(
+                f"{self._what}: {done:g}/{self._total} {self._unit}{'  ' + note if note else ''}"
+            )
+
+    def advance(self, note: str = "") -> None:
+        """One more unit is done."""
+        self.update(self._done + 1, note)
+
+    def close(self) -> None:
+        """Say how long it took."""
+        seconds = time.monotonic() - self._began
+        self._progress.say(f"{self._what}: {self._done:g}/{self._total} {self._unit} in {seconds:.1f} s")
+
+
+class _TerminalBar(Bar):
+    def __init__(self, progress: Progress, what: str, total: int, unit: str, rich: RichProgress) -> None:
+        super().__init__(progress, what, total, unit)
+        self._rich = rich
+        self._task = rich.add_task(what, total=total, note="")
+
+    def update(self, done: float, note: str = "") -> None:
+        self._done = done
+        self._rich.update(self._task, completed=done, note=note)

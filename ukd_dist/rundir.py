@@ -1,0 +1,122 @@
+"""Where everything of a run lies, and who works on it.
+
+Stages meet only through files under one root, a path that every node sees.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ukd_dist.errors import BusyError, UsageError
+from ukd_dist.experiment import Experiment, load
+from ukd_dist.manifest import write_atomically
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths under one root."""
+
+    root: Path
+
+    @property
+    def experiment(self) -> Path:
+        """The resolved experiment."""
+        return self.root / "experiment.yaml"
+
+    @property
+    def videos(self) -> Path:
+        """Videos and lists of the synthetic source."""
+        return self.root / "videos"
+
+    @property
+    def shards(self) -> Path:
+        """Tars, indexes and samples.csv."""
+        return self.root / "shards"
+
+    def teacher(self, member_id: str) -> Path:
+        """One teacher's checkpoint, history and logits."""
+        return self.root / "teachers" / member_id
+
+    def target(self, target_id: str) -> Path:
+        """One assembled target."""
+        return self.root / "targets" / target_id
+
+    def student(self, member_id: str) -> Path:
+        """One student's checkpoint, model, history and result."""
+        return self.root / "students" / member_id
+
+    @property
+    def report(self) -> Path:
+        """The HTML page, figures and tables."""
+        return self.root / "report"
+
+    @property
+    def metrics(self) -> Path:
+        """Metric snapshots of every process, and the exporter's address."""
+        return self.root / "metrics"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes of the cluster print."""
+        return self.root / "logs"
+
+
+def open_run(root: Path) -> tuple[RunDirectory, Experiment]:
+    """The run directory at `root` and the experiment that it holds.
+
+    Raises:
+        UsageError: There is no run at `root`.
+    """
+    run = RunDirectory(root.absolute())
+    if not run.experiment.is_file():
+        raise UsageError(
+            f"{root} holds no experiment.yaml",
+            expected="the root of a run",
+            action="start one with `ukd run`",
+        )
+    return run, load(run.experiment)
+
+
+@contextmanager
+def coordinating(experiment: Experiment) -> Iterator[RunDirectory]:
+    """Hold the root as its only coordinator, with the resolved experiment written in it.
+
+    The lock is the kernel's (flock), so a killed coordinator holds nothing.
+
+    Raises:
+        BusyError: Another process holds the root; names it.
+    """
+    run = RunDirectory(experiment.root)
+    run.root.mkdir(parents=True, exist_ok=True)
+    with (run.root / "coordinator.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BusyError(
+                f"{run.root} is held by {_holder(file.read())}",
+                expected="one coordinator a root",
+                action="wait for it, or stop it first",
+            ) from None
+        file.truncate(0)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": started}, file)
+        file.flush()
+        write_atomically(run.experiment, experiment.to_yaml().encode())
+        yield run
+
+
+def _holder(record: str) -> str:
+    try:
+        holder = json.loads(record)
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,95 @@
+"""What every stage is given, and how it decides that its work is done already."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ukd_dist import manifest
+from ukd_dist.cluster import Job, Outcome, RayCluster
+from ukd_dist.errors import MismatchError, TrainingError
+from ukd_dist.experiment import Experiment
+from ukd_dist.progress import Progress
+from ukd_dist.rundir import RunDirectory
+
+ERROR = "error.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One coordinator's work on one root.
+
+    Attributes:
+        run: Where everything lies.
+        experiment: What is to be done.
+        cluster: Where it runs.
+        progress: Who is told.
+        replace: Make again what was made from other settings or inputs, instead of refusing.
+    """
+
+    run: RunDirectory
+    experiment: Experiment
+    cluster: RayCluster
+    progress: Progress
+    replace: bool = False
+
+    def finished(self, directory: Path, kind: str, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
+        """Whether a directory holds exactly this work.
+
+        Raises:
+            MismatchError: It holds other work, and `replace` was not asked for.
+        """
+        try:
+            return manifest.finished(directory, kind, settings, inputs) is not None
+        except MismatchError as error:
+            if not self.replace:
+                raise
+            _log.warning("making %s again: %s", directory, error.problem)
+            shutil.rmtree(directory)
+            return False
+
+    def run_members(
+        self,
+        what: str,
+        jobs: Sequence[Job],
+        directory: Callable[[str], Path],
+        epochs: Callable[[], float],
+        total_epochs: int,
+    ) -> None:
+        """Run one job a member and show their epochs; the others go on when one fails.
+
+        Args:
+            what: Name of the work.
+            jobs: One job a member, named by the member's id.
+            directory: A member's directory, where its error is left.
+            epochs: Epochs done by all members, read from the run directory.
+            total_epochs: Of all members.
+
+        Raises:
+            TrainingError: Some members failed; names the first and counts them.
+        """
+        for job in jobs:
+            (directory(job.name) / ERROR).unlink(missing_ok=True)
+        failed: list[Outcome] = []
+        with self.progress.bar(what, total_epochs, "epochs") as bar:
+            for outcome in self.cluster.run(jobs, lambda: bar.update(epochs())):
+                if outcome.error is not None:
+                    failed.append(outcome)
+                    leave_error(directory(outcome.job.name), outcome.error)
+            bar.update(epochs())
+        if failed:
+            raise TrainingError(
+                f"{len(failed)} of {len(jobs)} {what} failed, first {failed[0].job.name}: {failed[0].error}",
+                action="mend the cause and run again; the others are kept",
+            )
+
+
+def leave_error(directory: Path, error: Exception) -> None:
+    """Leave a member's last error where `ukd status` finds it."""
+    manifest.write_atomically(directory / ERROR, json.dumps({"error": str(error)}).encode())

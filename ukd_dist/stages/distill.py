@@ -1,0 +1,149 @@
+"""The students: DeepSpeed ranks that Ray places, learning from labels and one stored target.
+
+A student's process reads shards and one target file. It opens nothing under teachers/, so what it costs does
+not depend on how many teachers there were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ukd_dist import manifest
+from ukd_dist.config import steps_per_epoch
+from ukd_dist.data.clips import Clips
+from ukd_dist.data.knowledge import TARGET as TARGET_TENSOR
+from ukd_dist.data.knowledge import open_rows
+from ukd_dist.data.shards import ShardSet
+from ukd_dist.errors import DataError, UkdError
+from ukd_dist.experiment import StudentMember, content
+from ukd_dist.method.losses import distillation_loss
+from ukd_dist.metrics import Recorder
+from ukd_dist.rundir import RunDirectory
+from ukd_dist.stages.context import ERROR, Context, leave_error
+from ukd_dist.stages.reduce import TARGET
+from ukd_dist.training.checkpoints import Checkpoints
+from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
+from ukd_dist.training.inference import WEIGHTS, save_weights
+from ukd_dist.training.loop import HISTORY, Objective, read_history, train
+from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every rank of one student is given."""
+
+    root: Path
+    run_name: str
+    member: StudentMember
+
+
+def distill(context: Context) -> None:
+    """Train every student that is not trained.
+
+    Raises:
+        DataError: A target is not there.
+        TrainingError: A student failed.
+    """
+    for member in context.experiment.students:
+        inputs = student_inputs(context.run, member)
+        if not context.finished(context.run.student(member.id), "student", content(member.settings), inputs):
+            _distill_one(context, member)
+
+
+def _distill_one(context: Context, member: StudentMember) -> None:
+    directory = context.run.student(member.id)
+    (directory / ERROR).unlink(missing_ok=True)
+    work = Work(context.run.root, context.experiment.name, member)
+    settings = member.settings
+    with context.progress.bar(f"student {member.id}", settings.epochs, "epochs") as bar:
+        try:
+            context.cluster.run_ranks(
+                member.id,
+                train_student,
+                work,
+                settings.workers,
+                settings.resources,
+                while_waiting=lambda: bar.update(len(read_history(directory / HISTORY))),
+            )
+        except UkdError as error:
+            leave_error(directory, error)
+            raise
+
+
+def student_inputs(run: RunDirectory, member: StudentMember) -> dict[str, str]:
+    """Digests of what a student learns from.
+
+    Raises:
+        DataError: Its target is not there.
+    """
+    inputs = {"shards": ShardSet(run.shards, check=False).digest}
+    if member.target is not None:
+        found = manifest.read(run.target(member.target.id))
+        if found is None:
+            raise DataError(
+                f"student {member.id} needs target {member.target.id}, which is not there",
+                action="make it with `ukd reduce`",
+            )
+        inputs["target"] = found.digest()
+    return inputs
+
+
+def train_student(work: Work) -> None:
+    """One rank's part of a student's training; rank 0 writes and commits (called on every rank)."""
+    run, member = RunDirectory(work.root), work.member
+    settings, directory = member.settings, run.student(member.id)
+    device = prepare_device(settings)
+    shards = ShardSet(run.shards)
+    inputs = student_inputs(run, member)
+    model = build_network(settings, len(shards.classes))
+    micro_batch = settings.batch_size // settings.workers
+    engine = DeepSpeedEngine(model, build_optimizer(settings, model), micro_batch, device)
+    recorder = Recorder(run.metrics, run=work.run_name, stage="distill", member=member.id, rank=engine.rank)
+    with recorder:
+        train(
+            engine,
+            _objective(run, member, shards, device),
+            lambda epochs: training_clips(shards, settings, epochs, device, engine.rank, settings.workers),
+            settings,
+            steps=steps_per_epoch(len(shards.rows["train"]), settings.batch_size),
+            keys=shards.rows["train"].keys,
+            checkpoints=Checkpoints(directory / "checkpoint", content(settings), inputs),
+            history_path=directory / HISTORY,
+            recorder=recorder,
+        )
+    if engine.rank == 0:
+        save_weights(model, directory / WEIGHTS)
+        summary: dict[str, Any] = {"deepspeed": deepspeed_config(micro_batch)}
+        manifest.commit(directory, "student", content(settings), inputs, [WEIGHTS, HISTORY], summary)
+
+
+def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device) -> Objective:
+    settings = member.settings
+    if member.target is None:
+        return supervised(settings)
+    assert settings.temperature is not None
+    temperature, space = settings.temperature, member.target.settings.space
+    directory = run.target(member.target.id)
+    found = manifest.read(directory)
+    assert found is not None
+    manifest.verify(directory, found)
+    rows = open_rows(directory / TARGET, TARGET_TENSOR, shards.rows["train"], "train", len(shards.classes))
+    target_nc = rows.read().to(device)
+
+    def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
+        losses = distillation_loss(
+            logits_nc,
+            batch.labels_b,
+            target_nc[batch.rows_b],
+            alpha=settings.alpha,
+            temperature=temperature,
+            space=space,
+            label_smoothing=settings.label_smoothing,
+        )
+        return losses._asdict()
+
+    return objective

@@ -1,0 +1,236 @@
+"""Videos to shards: lists are checked, every video is probed, then each tar is one task.
+
+Rows are numbered after probing, so a rejected video leaves no gap and no task needs to know of another. A run
+that was cut off makes only the tars that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ukd_dist import manifest
+from ukd_dist.cluster import Job
+from ukd_dist.config import Data, Encoding, Modality, Split, Synthetic
+from ukd_dist.data import synthetic
+from ukd_dist.data.shards import (
+    SAMPLES,
+    SPLITS,
+    Sample,
+    SplitName,
+    encode_sample,
+    samples_csv,
+    shard_name,
+    write_shard,
+)
+from ukd_dist.data.sources import ListedVideo, Source, read_source
+from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
+from ukd_dist.errors import DataError
+from ukd_dist.metrics import Recorder
+from ukd_dist.stages.context import Context
+
+REJECTS = "rejects.jsonl"
+_PLAN = "plan.json"
+_PROBES_PER_TASK = 32
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What probing one video showed: its figures, or the reason of its rejection."""
+
+    video: ListedVideo
+    info: VideoInfo | None
+    reason: str = ""
+    detail: str = ""
+
+
+def shard(context: Context) -> None:
+    """Make the shards unless they are there.
+
+    Raises:
+        DataError: A list is wrong, or more videos are damaged than `data.max_rejected` allows.
+        MismatchError: The shards were made from other videos or settings.
+    """
+    data = _with_videos(context)
+    source = read_source(data)
+    directory = context.run.shards
+    settings = shard_settings(data, source)
+    inputs = {"source": source.digest()}
+    if context.finished(directory, "shards", settings, inputs):
+        return
+    _claim(directory, settings, inputs)
+    with Recorder(context.run.metrics, run=context.experiment.name, stage="shard") as recorder:
+        verdicts = {split: _probe_all(context, getattr(source, split)) for split in SPLITS}
+        rejects = [v for split in SPLITS for v in verdicts[split] if v.info is None]
+        for verdict in rejects:
+            recorder.count("ukd_rejected_samples_total", reason=verdict.reason)
+    _write_rejects(directory, rejects)
+    _check_rejects(rejects, len(source.train) + len(source.test), data.max_rejected, directory)
+    samples = [s for split in SPLITS for s in _number(split, verdicts[split], source.classes, data)]
+    _write_all(context, samples, {v.video.key: v.video.path for s in SPLITS for v in verdicts[s]}, data)
+    manifest.write_atomically(directory / SAMPLES, samples_csv(s for s, _ in samples))
+    (directory / _PLAN).unlink()
+    tars = [name for s in SPLITS for name in _names(samples, s)]
+    files = [SAMPLES, REJECTS, *tars, *(Path(tar).with_suffix(".idx").name for tar in tars)]
+    counts = {split: sum(1 for s, _ in samples if s.split == split) for split in SPLITS}
+    summary = {"samples": counts, "rejected": dict(Counter(v.reason for v in rejects))}
+    manifest.commit(directory, "shards", settings, inputs, files, summary)
+
+
+def shard_settings(data: Data, source: Source) -> dict[str, Any]:
+    """The settings that determine the shards' bytes."""
+    return {
+        "modalities": list(data.modalities),
+        "codec": data.codec,
+        "encoding": data.encoding.model_dump(mode="json"),
+        "seed": data.seed,
+        "classes": list(source.classes),
+        "listed_labels": list(source.listed_labels),
+    }
+
+
+def _with_videos(context: Context) -> Data:
+    """The data with videos and lists in place: a synthetic source draws its own first."""
+    data = context.experiment.data
+    if data.source != "synthetic":
+        return data
+    wanted = data.synthetic or Synthetic()
+    home = context.run.videos
+    total = len(synthetic.CLASSES) * (wanted.train_clips + wanted.test_clips)
+    if not (home / "lists").is_dir():
+        with context.progress.bar("videos", total, "videos") as bar:
+            synthetic.write_dataset(
+                home,
+                seed=wanted.seed,
+                train_clips=wanted.train_clips,
+                test_clips=wanted.test_clips,
+                on_progress=lambda done, _: bar.update(done),
+            )
+    lists = home / "lists"
+    split = Split(train=lists / "split0_train.txt", test=lists / "split0_test.txt")
+    return data.model_copy(update={"videos": home / "videos", "splits": {"split0": split}})
+
+
+def _claim(directory: Path, settings: dict[str, Any], inputs: dict[str, str]) -> None:
+    """Say what the unfinished directory will hold; what was begun for something else is dropped."""
+    plan = json.dumps({"settings": settings, "inputs": inputs}, sort_keys=True).encode()
+    path = directory / _PLAN
+    if path.is_file() and path.read_bytes() != plan:
+        _log.warning("dropping unfinished shards in %s, which were begun with other settings", directory)
+        shutil.rmtree(directory)
+    manifest.write_atomically(path, plan)
+
+
+def _probe_all(context: Context, videos: Sequence[ListedVideo]) -> list[Verdict]:
+    chunks = [videos[i : i + _PROBES_PER_TASK] for i in range(0, len(videos), _PROBES_PER_TASK)]
+    jobs = [Job(f"probe-{i}", probe_videos, (chunk,)) for i, chunk in enumerate(chunks)]
+    found: dict[str, Verdict] = {}
+    with context.progress.bar("probing", len(videos), "videos") as bar:
+        for outcome in context.cluster.run(jobs):
+            if outcome.error is not None:
+                raise outcome.error
+            found.update({verdict.video.key: verdict for verdict in outcome.value})
+            bar.update(len(found))
+    return [found[video.key] for video in videos]
+
+
+def probe_videos(videos: Sequence[ListedVideo]) -> list[Verdict]:
+    """Decode each video once (a Ray task)."""
+    verdicts = []
+    for video in videos:
+        try:
+            verdicts.append(Verdict(video, probe(video.path)))
+        except RejectedVideoError as error:
+            verdicts.append(Verdict(video, None, error.reason, error.detail))
+    return verdicts
+
+
+def _write_rejects(directory: Path, rejects: Sequence[Verdict]) -> None:
+    lines = [
+        json.dumps({"key": v.video.key, "file": v.video.path.name, "reason": v.reason, "detail": v.detail})
+        for v in rejects
+    ]
+    manifest.write_atomically(directory / REJECTS, "".join(line + "\n" for line in lines).encode())
+
+
+def _check_rejects(rejects: Sequence[Verdict], listed: int, allowed: float, directory: Path) -> None:
+    if len(rejects) > allowed * listed:
+        first = rejects[0]
+        raise DataError(
+            f"{len(rejects)} of {listed} videos cannot be used, first {first.video.path}: {first.detail}",
+            expected=f"at most {allowed:.1%} (data.max_rejected)",
+            action=f"see {directory / REJECTS}; mend the videos or raise data.max_rejected",
+        )
+
+
+def _number(
+    split: SplitName, verdicts: Sequence[Verdict], classes: Sequence[str], data: Data
+) -> list[tuple[Sample, int]]:
+    """The split's usable videos in the order of the shards, and the number of each one's tar."""
+    usable = [v for v in verdicts if v.info is not None]
+    if not usable:
+        raise DataError(f"no usable video is left in the {split} list", expected="at least one")
+    order = np.random.default_rng([data.seed, SPLITS.index(split)]).permutation(len(usable))
+    numbered = []
+    for row, index in enumerate(order):
+        video, info = usable[index].video, usable[index].info
+        assert info is not None
+        width, height = stored_size(info.width, info.height, data.encoding.short_side)
+        name = classes[video.label]
+        sample = Sample(
+            split, row, video.key, video.label, name, video.group, info.frames, info.fps, width, height
+        )
+        numbered.append((sample, row // data.encoding.samples_per_shard))
+    return numbered
+
+
+def _names(samples: Sequence[tuple[Sample, int]], split: SplitName) -> list[str]:
+    return [shard_name(split, n) for n in sorted({n for sample, n in samples if sample.split == split})]
+
+
+def _write_all(
+    context: Context, samples: Sequence[tuple[Sample, int]], paths: dict[str, Path], data: Data
+) -> None:
+    shards: dict[str, list[tuple[Sample, Path]]] = {}
+    for sample, number in samples:
+        shards.setdefault(shard_name(sample.split, number), []).append((sample, paths[sample.key]))
+    directory = context.run.shards
+    missing = {name: content for name, content in shards.items() if not _written(directory / name)}
+    jobs = [
+        Job(
+            f"shard-{name}",
+            write_one,
+            (directory / name, content, data.modalities, data.encoding),
+        )
+        for name, content in missing.items()
+    ]
+    done = sum(len(content) for name, content in shards.items() if name not in missing)
+    with context.progress.bar("sharding", len(samples), "videos") as bar:
+        for outcome in context.cluster.run(jobs):
+            if outcome.error is not None:
+                raise outcome.error
+            done += outcome.value
+            bar.update(done)
+
+
+def _written(tar: Path) -> bool:
+    return tar.is_file() and tar.with_suffix(".idx").is_file()
+
+
+def write_one(
+    tar: Path, content: Sequence[tuple[Sample, Path]], modalities: Sequence[Modality], encoding: Encoding
+) -> int:
+    """Encode and write one tar (a Ray task); returns its number of samples."""
+    write_shard(
+        tar, ((sample, encode_sample(sample, path, modalities, encoding)) for sample, path in content)
+    )
+    return len(content)

@@ -1,0 +1,83 @@
+"""The fleet: every teacher that is not finished is trained by one Ray task, which then writes its logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ukd_dist import manifest
+from ukd_dist.cluster import Job
+from ukd_dist.config import steps_per_epoch
+from ukd_dist.data.knowledge import logits_path, write_logits
+from ukd_dist.data.shards import SPLITS, ShardSet
+from ukd_dist.data.views import CENTRE
+from ukd_dist.experiment import TeacherMember, content
+from ukd_dist.metrics import Recorder
+from ukd_dist.rundir import RunDirectory
+from ukd_dist.stages.context import Context
+from ukd_dist.training.checkpoints import Checkpoints
+from ukd_dist.training.engines import PlainEngine
+from ukd_dist.training.inference import WEIGHTS, infer, save_weights
+from ukd_dist.training.loop import HISTORY, read_history, train
+from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
+
+
+def teach(context: Context) -> None:
+    """Train every teacher that is not trained, and write its logits.
+
+    Raises:
+        TrainingError: Some teachers failed; the others are finished.
+        MismatchError: A teacher was trained on other shards.
+    """
+    run, experiment = context.run, context.experiment
+    digest = ShardSet(run.shards, check=False).digest
+    members = [m for m in experiment.teachers if not _is_finished(context, m, digest)]
+    jobs = [
+        Job(m.id, train_teacher, (run.root, experiment.name, m), m.settings.resources, fresh_process=True)
+        for m in members
+    ]
+    if not jobs:
+        return
+
+    def epochs() -> float:
+        return sum(len(read_history(run.teacher(m.id) / HISTORY)) for m in members)
+
+    context.run_members("teachers", jobs, run.teacher, epochs, sum(m.settings.epochs for m in members))
+
+
+def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
+    """Train one teacher, write its logits on every split, commit it (a Ray task)."""
+    run = RunDirectory(root)
+    settings, directory = member.settings, run.teacher(member.id)
+    device = prepare_device(settings)
+    shards = ShardSet(run.shards)
+    model = build_network(settings, len(shards.classes))
+    inputs = {"shards": shards.digest}
+    with Recorder(run.metrics, run=run_name, stage="teach", member=member.id) as recorder:
+        train(
+            PlainEngine(model, build_optimizer(settings, model), device),
+            supervised(settings),
+            lambda epochs: training_clips(shards, settings, epochs, device),
+            settings,
+            steps=steps_per_epoch(len(shards.rows["train"]), settings.batch_size),
+            keys=shards.rows["train"].keys,
+            checkpoints=Checkpoints(directory / "checkpoint", content(settings), inputs),
+            history_path=directory / HISTORY,
+            recorder=recorder,
+        )
+    for split in SPLITS:
+        rows = shards.rows[split]
+        logits_nc = infer(model, shards, split, settings, device)
+        trained_on = torch.full((len(rows),), split == "train")
+        write_logits(
+            logits_path(directory, split), logits_nc, rows, split, view=CENTRE, trained_on=trained_on
+        )
+    save_weights(model, directory / WEIGHTS)
+    files = [WEIGHTS, HISTORY, *(str(logits_path(directory, s).relative_to(directory)) for s in SPLITS)]
+    manifest.commit(directory, "teacher", content(settings), inputs, files)
+
+
+def _is_finished(context: Context, member: TeacherMember, shards_digest: str) -> bool:
+    directory = context.run.teacher(member.id)
+    return context.finished(directory, "teacher", content(member.settings), {"shards": shards_digest})

@@ -1,0 +1,110 @@
+"""What a run directory says of its progress; needs no cluster and disturbs none."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ukd_dist import manifest
+from ukd_dist.config import Training
+from ukd_dist.experiment import Experiment
+from ukd_dist.rundir import RunDirectory
+
+State = Literal["done", "running", "interrupted", "failed", "pending"]
+STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "pending")
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """One line of `ukd status`.
+
+    Attributes:
+        kind: shards, teacher, target or student.
+        id: Its id; `shards` for the shards.
+        state: What it is doing.
+        epoch: Finished epochs.
+        epochs: Of how many; 0 for what has none.
+        accuracy: Top-1 on training clips of the last epoch.
+        seconds: Training time so far.
+        error: What ended it, where it failed.
+    """
+
+    kind: str
+    id: str
+    state: State
+    epoch: int = 0
+    epochs: int = 0
+    accuracy: float | None = None
+    seconds: float = 0.0
+    error: str = ""
+
+
+def read_status(run: RunDirectory, experiment: Experiment) -> list[MemberStatus]:
+    """The state of everything that the experiment asks for, in the order of the stages."""
+    held = is_held(run)
+    return [
+        MemberStatus("shards", "shards", _state(run.shards, held)),
+        *(_member("teacher", t.id, run.teacher(t.id), t.settings, held) for t in experiment.teachers),
+        *(MemberStatus("target", t.id, _state(run.target(t.id), held)) for t in experiment.targets),
+        *(_member("student", s.id, run.student(s.id), s.settings, held) for s in experiment.students),
+    ]
+
+
+def teacher_states(run: RunDirectory, experiment: Experiment) -> dict[str, int]:
+    """Teachers in each state, states without any included."""
+    counts = Counter(m.state for m in read_status(run, experiment) if m.kind == "teacher")
+    return {state: counts[state] for state in STATES}
+
+
+def is_held(run: RunDirectory) -> bool:
+    """Whether a coordinator works on the root now."""
+    try:
+        with (run.root / "coordinator.lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _member(kind: str, member_id: str, directory: Path, settings: Training, held: bool) -> MemberStatus:
+    lines = _history(directory)
+    return MemberStatus(
+        kind,
+        member_id,
+        _state(directory, held),
+        epoch=len(lines),
+        epochs=settings.epochs,
+        accuracy=lines[-1]["accuracy"] if lines else None,
+        seconds=sum(line["seconds"] for line in lines),
+        error=_error(directory),
+    )
+
+
+def _state(directory: Path, held: bool) -> State:
+    if (directory / manifest.FILENAME).is_file():
+        return "done"
+    if (directory / "error.json").is_file():
+        return "failed"
+    if directory.is_dir():
+        return "running" if held else "interrupted"
+    return "pending"
+
+
+def _history(directory: Path) -> list[dict[str, float]]:
+    try:
+        return [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+def _error(directory: Path) -> str:
+    try:
+        return str(json.loads((directory / "error.json").read_text())["error"])
+    except FileNotFoundError:
+        return ""

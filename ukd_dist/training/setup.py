@@ -1,0 +1,107 @@
+"""What a training's settings mean: its device, network, optimizer, clips and supervised objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ukd_dist.config import Training
+from ukd_dist.data.clips import CHANNELS, Clips, decode_clips
+from ukd_dist.data.shards import ShardSet, SplitName
+from ukd_dist.data.views import evaluation_batches, training_batches
+from ukd_dist.models.networks import VideoNetwork, build
+from ukd_dist.training.loop import Objective
+
+
+def prepare_device(settings: Training) -> torch.device:
+    """The device that Ray gave this process; on a CPU, as many threads as cores were reserved."""
+    if settings.resources.gpus:
+        return torch.device("cuda", 0)
+    torch.set_num_threads(_threads(settings))
+    return torch.device("cpu")
+
+
+def build_network(settings: Training, num_classes: int) -> VideoNetwork:
+    """The network of a training, with its initial weights."""
+    return build(
+        settings.arch,
+        num_classes=num_classes,
+        channels=CHANNELS[settings.modality],
+        clip=settings.clip,
+        dropout=settings.dropout,
+        seed=settings.seed,
+    )
+
+
+def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.SGD:
+    """SGD, Nesterov where there is momentum."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
+
+
+def training_clips(
+    shards: ShardSet,
+    settings: Training,
+    epochs: range,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Clips]:
+    """One rank's training clips over some epochs."""
+    batches = training_batches(
+        shards.rows["train"].frames,
+        settings.clip,
+        seed=settings.seed,
+        epochs=epochs,
+        batch_size=settings.batch_size,
+        rank=rank,
+        world_size=world_size,
+    )
+    return decode_clips(
+        shards,
+        "train",
+        settings.modality,
+        settings.clip,
+        batches,
+        batch_size=settings.batch_size // world_size,
+        device=device,
+        num_threads=_threads(settings),
+    )
+
+
+def evaluation_clips(
+    shards: ShardSet, split: SplitName, settings: Training, device: torch.device
+) -> Iterator[Clips]:
+    """Every row of a split once, at its centre."""
+    return decode_clips(
+        shards,
+        split,
+        settings.modality,
+        settings.clip,
+        evaluation_batches(shards.rows[split].frames, settings.clip, settings.batch_size),
+        batch_size=settings.batch_size,
+        device=device,
+        num_threads=_threads(settings),
+    )
+
+
+def supervised(settings: Training) -> Objective:
+    """Cross entropy with the labels."""
+
+    def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
+        loss = cross_entropy(logits_nc.float(), batch.labels_b, label_smoothing=settings.label_smoothing)
+        return {"total": loss, "ce": loss}
+
+    return objective
+
+
+def _threads(settings: Training) -> int:
+    return max(1, int(settings.resources.cpus))
