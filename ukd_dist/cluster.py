@@ -148,6 +148,7 @@ class RayCluster:
             return
         import ray
 
+        logging.getLogger("ray").setLevel(logging.ERROR)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         self._logs.mkdir(parents=True, exist_ok=True)
         # Inside `ray job submit` Ray names its cluster in the environment.

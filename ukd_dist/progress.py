@@ -48,7 +48,7 @@ class Bar:
     def update(self, done: float, note: str = "") -> None:
         """State how much is done, and anything worth saying about it."""
         self._done = done
-        if time.monotonic() - self._said > PLAIN_SECONDS:
+        if done < self._total and time.monotonic() - self._said > PLAIN_SECONDS:
             self._said = time.monotonic()
             self._progress.say(
                 f"{self._what}: {done:g}/{self._total} {self._unit}{'  ' + note if note else ''}"

@@ -1,7 +1,8 @@
-"""The miniature ARID: its layout, lists, pixels, and what happens when it is cut off or asked for nonsense."""
+"""The miniature ARID: its layout, lists and pixels, and what it does when cut off or asked for nonsense."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -16,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ukd_dist.data import figures, synthetic
-from ukd_dist.data.synthetic import CLASSES, Video, plan, render, write_dataset, write_lists, write_video
+from ukd_dist.data.synthetic import CLASSES, Video, plan, render, write_dataset, write_lists
 from ukd_dist.errors import MismatchError, ResourceError, UsageError
 
-ARID_CLASSES = "Drink Jump Pick Pour Push Run Sit Stand Turn Walk Wave".split()
+ARID_CLASSES = ["Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave"]
 STYLE = figures.Style(
     frames=61, start=0.1, end=0.9, tempo=1, amplitude=1, phase=0.3, heading=1.2, hand=1, x=0
 )
@@ -139,7 +140,7 @@ def test_files_are_small_but_keep_the_noise(dataset: Path) -> None:
 def test_groups_look_different_and_clips_of_a_group_alike() -> None:
     def scene(group: int, clip: int) -> np.ndarray:
         pictures = list(render(Video(label=8, group=group, clip=clip, seed=0)))
-        return np.mean(pictures, axis=0)[:240] - 16
+        return np.asarray(np.mean(pictures, axis=0)[:240] - 16)
 
     # Clips of a group frame it a little differently: compare what is left at a coarse scale.
     coarse = {key: scene(*key).reshape(6, 40, 8, 40).mean(axis=(1, 3)) for key in [(1, 1), (1, 2), (7, 1)]}
@@ -147,9 +148,23 @@ def test_groups_look_different_and_clips_of_a_group_alike() -> None:
     assert np.abs(coarse[1, 1] - coarse[7, 1]).mean() > 2 * within
 
 
-def test_the_same_video_has_the_same_bytes_in_any_process(dataset: Path, tmp_path: Path) -> None:
-    video = Video(label=9, group=1, clip=1, seed=0)
-    assert write_video(video, tmp_path).read_bytes() == (dataset / "videos" / video.path).read_bytes()
+ALONE = """
+import sys
+from pathlib import Path
+from ukd_dist.data.synthetic import Video, write_video
+
+write_video(Video(label=9, group=1, clip=1, seed=0), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("fill", ["0", "90"])
+def test_the_same_video_has_the_same_bytes_whatever_the_memory_held(
+    dataset: Path, tmp_path: Path, fill: str
+) -> None:
+    environment = {**os.environ, "MALLOC_PERTURB_": fill}
+    subprocess.run([sys.executable, "-c", ALONE, str(tmp_path)], env=environment, check=True)
+    path = "Walk/Walk_1_1.mp4"
+    assert (tmp_path / path).read_bytes() == (dataset / "videos" / path).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +177,8 @@ def test_any_other_video_has_other_pixels(other: Video) -> None:
 
 def test_pictures_are_planar_yuv() -> None:
     picture = next(render(Video(0, 1, 1, 0)))
-    assert (picture.shape, picture.dtype) == ((360, 320), np.uint8)
+    assert picture.shape == (360, 320)
+    assert picture.dtype == np.uint8
     assert abs(picture[240:].mean() - 128) < 2
 
 
@@ -307,7 +323,7 @@ def test_an_impossible_plan_says_what_it_needs(name: str, value: int, least: int
 
 
 def test_no_workers_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="workers .* is 0; expected at least 1; raise workers"):
+    with pytest.raises(UsageError, match=r"workers .* is 0; expected at least 1; raise workers"):
         write_dataset(tmp_path / "dest", seed=0, train_clips=1, test_clips=1, workers=0)
     assert not (tmp_path / "dest").exists()
 

@@ -102,7 +102,21 @@ def decode(
         except StopIteration:
             return
         rows_b = torch.from_numpy(np.asarray(rows.as_tensor()).reshape(-1).astype(np.int64))
-        yield torch.utils.dlpack.from_dlpack(clips.as_tensor()), rows_b
+        yield _to_torch(clips.as_tensor(), device), rows_b
+
+
+def _to_torch(clips: Any, device: torch.device) -> torch.Tensor:
+    """DALI's output as a tensor; on a GPU a copy, since DALI reuses its buffer while kernels may still read it."""
+    shared: torch.Tensor = torch.utils.dlpack.from_dlpack(clips)
+    if device.type == "cpu":
+        return shared
+    # On a stream of its own: waiting for the copy must not wait for the training step before it.
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(copying):
+        owned = shared.clone()
+    copying.synchronize()
+    owned.record_stream(torch.cuda.current_stream(device))
+    return owned
 
 
 def _encoded(

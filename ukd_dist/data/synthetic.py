@@ -31,8 +31,15 @@ from ukd_dist.manifest import write_atomically
 CLASSES = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")
 
 _DRAWING = 1  # to be raised when the same `Video` comes to be drawn otherwise
-# crf 13 keeps the sensor's noise, which 16 halves; one thread makes the bytes a function of the video.
-_ENCODER = {"preset": "veryfast", "crf": "13", "threads": "1"}
+# crf 18 keeps four fifths of the sensor's noise or more. The bytes depend on the pictures alone with one
+# thread, with no code for one kind of processor, and without the macroblock tree, whose AVX-512 code (x264
+# core 165) reads memory that nobody wrote: under another MALLOC_PERTURB_ it gives other bytes.
+_ENCODER = {
+    "preset": "superfast",
+    "crf": "18",
+    "threads": "1",
+    "x264-params": "cpu-independent=1:mbtree=0",
+}
 # Degrees away from the camera, to either side: an arm waved sideways cannot be seen in profile.
 _HEADINGS = {
     "Pick": (25, 100),

@@ -77,7 +77,7 @@ def _slowfast_r50(num_classes: int, channels: int, every: tuple[int, ...], dropo
         model_depth=50,
         model_num_class=num_classes,
         dropout_rate=dropout,
-        slowfast_fusion_conv_kernel_size=(7, 1, 1),
+        slowfast_fusion_conv_kernel_size=(5, 1, 1),
         slowfast_fusion_conv_stride=(alpha, 1, 1),
         head_pool=nn.AdaptiveAvgPool3d,
     )

@@ -1,0 +1,82 @@
+"""What tests share: where the real clips lie, and small real shards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ukd_dist import manifest
+from ukd_dist.config import Encoding
+from ukd_dist.data import synthetic
+from ukd_dist.data.shards import (
+    SAMPLES,
+    SPLITS,
+    Sample,
+    ShardSet,
+    encode_sample,
+    samples_csv,
+    shard_name,
+    write_shard,
+)
+from ukd_dist.data.video import probe, stored_size
+
+ENCODING = Encoding(short_side=64, samples_per_shard=4)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--arid-data",
+        default=os.environ.get("UKD_ARID_DATA"),
+        help="folder with arid_subset/ and arid_lists/ (or set UKD_ARID_DATA)",
+    )
+
+
+@pytest.fixture(scope="session")
+def arid_data(request: pytest.FixtureRequest) -> Path:
+    folder = request.config.getoption("--arid-data")
+    if not folder:
+        pytest.skip("no real ARID clips: give their folder with --arid-data or UKD_ARID_DATA")
+    path = Path(folder)
+    assert (path / "arid_subset" / "lists").is_dir(), f"{path} holds no arid_subset/lists"
+    return path
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn data set: DEST with videos/ and lists/, 2 training videos and 1 test video a class."""
+    dest = tmp_path_factory.mktemp("drawn")
+    synthetic.write_dataset(dest, seed=3, train_clips=2, test_clips=1)
+    return dest
+
+
+@pytest.fixture(scope="session")
+def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Real shards of some of the drawn videos: rgb and flow, short side 64, 8 training and 4 test samples."""
+    directory = tmp_path_factory.mktemp("shards")
+    everything: list[Sample] = []
+    files = [SAMPLES]
+    paths = sorted((videos / "videos").glob("*/*.mp4"))
+    for split, chosen in zip(SPLITS, (paths[:16:2], paths[1:9:2]), strict=True):
+        samples = []
+        for row, path in enumerate(chosen):
+            info, name = probe(path), path.parent.name
+            width, height = stored_size(info.width, info.height, ENCODING.short_side)
+            label, group = synthetic.CLASSES.index(name), path.stem.split("_")[1]
+            samples.append(
+                Sample(split, row, path.stem, label, name, group, info.frames, info.fps, width, height)
+            )
+        for number in range(0, len(samples), ENCODING.samples_per_shard):
+            part = slice(number, number + ENCODING.samples_per_shard)
+            tar = shard_name(split, number // ENCODING.samples_per_shard)
+            encoded = (
+                encode_sample(s, p, ("rgb", "flow"), ENCODING) for s, p in zip(samples[part], chosen[part])
+            )
+            write_shard(directory / tar, zip(samples[part], encoded))
+            files += [tar, tar.replace(".tar", ".idx")]
+        everything += samples
+    manifest.write_atomically(directory / SAMPLES, samples_csv(everything))
+    settings = {"classes": list(synthetic.CLASSES), "encoding": ENCODING.model_dump(mode="json")}
+    manifest.commit(directory, "shards", settings, {}, files)
+    return ShardSet(directory)

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ukd_dist.config import Teacher
+from ukd_dist.data.clips import Clips
+from ukd_dist.data.shards import ShardSet
+from ukd_dist.errors import DataError, MismatchError, TrainingError
+from ukd_dist.metrics import Recorder
+from ukd_dist.training.checkpoints import Checkpoints
+from ukd_dist.training.engines import PlainEngine
+from ukd_dist.training.loop import Epoch, Objective, learning_rate, read_history, train
+from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
+
+CPU = torch.device("cpu")
+SETTINGS = Teacher(
+    arch="slowfast_tiny",
+    modality="rgb",
+    epochs=3,
+    batch_size=4,
+    lr=0.05,
+    dropout=0.3,
+    clip={"frames": 8, "stride": 2, "size": 32, "short_side": (32, 40)},
+)
+
+
+def run(
+    shards: ShardSet,
+    folder: Path,
+    settings: Teacher = SETTINGS,
+    objective: Objective | None = None,
+    inputs: dict[str, str] | None = None,
+) -> tuple[nn.Module, list[Epoch]]:
+    torch.set_num_threads(1)
+    model = build_network(settings, len(shards.classes))
+    with Recorder(folder / "metrics", run="test", stage="teach", member="m") as recorder:
+        history = train(
+            PlainEngine(model, build_optimizer(settings, model), CPU),
+            objective or supervised(settings),
+            lambda epochs: training_clips(shards, settings, epochs, CPU),
+            settings,
+            steps=2,
+            keys=shards.rows["train"].keys,
+            checkpoints=Checkpoints(folder / "checkpoint", settings.model_dump(mode="json"), inputs or {}),
+            history_path=folder / "history.jsonl",
+            recorder=recorder,
+        )
+    return model, history
+
+
+def stopping_after(steps: int) -> Objective:
+    """An objective that is killed in the middle of an epoch."""
+    plain, left = supervised(SETTINGS), iter(range(steps))
+
+    def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return plain(logits_nc, batch)
+
+    return objective
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, list[Epoch]]:
+    return run(shards, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_training_that_was_cut_off_ends_bit_identical(
+    steps: int, undisturbed: tuple[nn.Module, list[Epoch]], shards: ShardSet, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(shards, tmp_path, objective=stopping_after(steps))
+    resumed, history = run(shards, tmp_path)
+
+    expected = undisturbed[0].state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in resumed.state_dict().items())
+    assert [line.losses for line in history] == [line.losses for line in undisturbed[1]]
+
+
+def test_history_holds_one_line_an_epoch_with_losses_and_costs(
+    undisturbed: tuple[nn.Module, list[Epoch]], shards: ShardSet, tmp_path: Path
+) -> None:
+    run(shards, tmp_path)
+    lines = read_history(tmp_path / "history.jsonl")
+
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all(
+        line["clips"] == 8 and line["seconds"] > 0 and line["peak_memory_bytes"] > 2**20 for line in lines
+    )
+    assert lines[0]["losses"] == undisturbed[1][0].losses
+
+
+def test_a_finished_training_trains_no_more(shards: ShardSet, tmp_path: Path) -> None:
+    run(shards, tmp_path)
+
+    model, history = run(shards, tmp_path, objective=stopping_after(0))
+
+    assert len(history) == 3
+    assert model is not None
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_samples(shards: ShardSet, tmp_path: Path) -> None:
+    def exploding(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
+        return {"total": logits_nc.sum() * float("nan")}
+
+    with pytest.raises(TrainingError, match="the loss is nan at epoch 1, step 1") as caught:
+        run(shards, tmp_path, objective=exploding)
+
+    assert sum(key in str(caught.value) for key in shards.rows["train"].keys) == SETTINGS.batch_size
+    assert not list((tmp_path / "checkpoint").glob("*"))
+
+
+def test_the_last_two_checkpoints_are_kept(shards: ShardSet, tmp_path: Path) -> None:
+    run(shards, tmp_path)
+
+    assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["epoch-0002", "epoch-0003"]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    undisturbed: tuple[nn.Module, list[Epoch]],
+    shards: ShardSet,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(shards, tmp_path)
+    damage(tmp_path / "checkpoint/epoch-0003/state.pt")
+
+    with caplog.at_level(logging.WARNING):
+        model, _ = run(shards, tmp_path)
+
+    assert "epoch-0003/state.pt was altered" in caplog.text
+    expected = undisturbed[0].state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in model.state_dict().items())
+
+
+def test_with_every_checkpoint_damaged_training_refuses_to_begin_again_in_silence(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    run(shards, tmp_path)
+    for state in (tmp_path / "checkpoint").glob("*/state.pt"):
+        damage(state)
+
+    with pytest.raises(DataError, match=r"state.pt was altered; expected sha256"):
+        run(shards, tmp_path)
+
+
+def test_resuming_with_other_settings_is_refused_with_the_field(shards: ShardSet, tmp_path: Path) -> None:
+    run(shards, tmp_path)
+
+    with pytest.raises(MismatchError, match=r"settings.lr = 0.05; expected 0.1"):
+        run(shards, tmp_path, SETTINGS.model_copy(update={"lr": 0.1}))
+
+
+def test_resuming_on_other_shards_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    run(shards, tmp_path, inputs={"shards": "these"})
+
+    with pytest.raises(MismatchError, match=r"inputs.shards = these; expected others"):
+        run(shards, tmp_path, inputs={"shards": "others"})
+
+
+def test_the_learning_rate_warms_up_and_follows_half_a_cosine() -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 10, "warmup_epochs": 2.0, "lr": 1.0})
+    rates = [learning_rate(settings, epoch) for epoch in (0, 1, 2, 6, 9.999)]
+
+    assert rates[0] < 0.01
+    assert rates[1] == pytest.approx(0.5, abs=0.01)
+    assert rates[2] == 1.0
+    assert rates[3] == pytest.approx(0.5)
+    assert rates[4] == pytest.approx(0.0, abs=1e-3)
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))

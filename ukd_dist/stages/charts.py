@@ -1,0 +1,148 @@
+"""What the report draws: scales with round ticks, and line charts as inline SVG.
+
+The SVG is written by hand: its colours are the page's CSS variables, so one chart serves light, dark and print,
+it stays small, and the same numbers give the same bytes. Figures for papers are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+_WIDTH, _HEIGHT = 420, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 26, 34
+_COLOURS, _DASHES = 7, 4
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear axis from `low` to `high`, both of which are ticks.
+
+    Attributes:
+        low: Value of the first tick.
+        high: Value of the last tick.
+        steps: Equal steps between them.
+    """
+
+    low: float
+    high: float
+    steps: int
+
+    @classmethod
+    def over(cls, values: Iterable[float], *, symmetric: bool = False) -> Scale:
+        """The axis with round ticks from zero, or from minus to plus, that holds all `values`."""
+        reach = max((abs(value) for value in values), default=0.0) or 1.0
+        magnitude, most = 10.0 ** math.floor(math.log10(reach)), 2 if symmetric else 4
+        step = next(m * magnitude for m in (0.25, 0.5, 1, 2, 2.5, 5) if m * magnitude * most >= reach - 1e-9)
+        steps = math.ceil(reach / step - 1e-9)
+        return cls(-steps * step, steps * step, 2 * steps) if symmetric else cls(0.0, steps * step, steps)
+
+    @property
+    def ticks(self) -> list[float]:
+        """The values that are labelled."""
+        return [self.low + (self.high - self.low) * i / self.steps for i in range(self.steps + 1)]
+
+    def share(self, value: float) -> float:
+        """Where `value` lies, 0 at `low` and 1 at `high`; what lies outside is drawn at the edge."""
+        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+
+    def at(self, value: float) -> str:
+        """`share` as a CSS percentage."""
+        return f"{100 * self.share(value):.2f}%"
+
+
+SHARE = Scale(0.0, 1.0, 4)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Trainings that differ by their seed: thin lines, and their mean as a bold one.
+
+    Attributes:
+        label: Name in the legend.
+        style: CSS classes of colour and dash, see `style`.
+        runs: One value an epoch of each training.
+    """
+
+    label: str
+    style: str
+    runs: Sequence[Sequence[float]]
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean over the trainings, as far as all of them have come."""
+        return [sum(values) / len(values) for values in zip(*self.runs, strict=False)]
+
+
+def style(index: int, *, neutral: bool = False) -> str:
+    """CSS classes of the n-th curve; a neutral one is grey. Dashes help where colours do not."""
+    colour = "n" if neutral else str(index % _COLOURS)
+    return f"c{colour} d{index % _DASHES}"
+
+
+def line_chart(
+    title: str, curves: Sequence[Curve], *, percent: bool = False, reference: float | None = None
+) -> Markup:
+    """Values over epochs.
+
+    Args:
+        title: What the vertical axis shows, with its unit.
+        curves: Each with at least one value.
+        percent: Values are shares, shown from 0 to 100.
+        reference: Where a dashed line is drawn across.
+    """
+    epochs = max(len(run) for curve in curves for run in curve.runs)
+    y = SHARE if percent else Scale.over(v for curve in curves for run in curve.runs for v in run)
+    svg = ElementTree.Element("svg", {"class": "chart", "viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img"})
+    ElementTree.SubElement(svg, "title").text = f"{title}, by epoch"
+    _axes(svg, title, y, epochs, 100 if percent else 1)
+    if reference is not None:
+        _line(svg, "ref", [(_LEFT, _y(y, reference)), (_WIDTH - _RIGHT, _y(y, reference))])
+    for curve in curves:
+        for run in curve.runs if len(curve.runs) > 1 else []:
+            _line(svg, f"line seed {curve.style}", _points(run, y, epochs))
+    for curve in curves:
+        _line(svg, f"line {curve.style}", _points(curve.mean, y, epochs), curve.label)
+    return Markup(ElementTree.tostring(svg, encoding="unicode"))  # ElementTree has escaped
+
+
+def _axes(svg: ElementTree.Element, title: str, y: Scale, epochs: int, factor: int) -> None:
+    _text(svg, 0, 12, title, "axis")
+    for tick in y.ticks:
+        _line(svg, "grid", [(_LEFT, _y(y, tick)), (_WIDTH - _RIGHT, _y(y, tick))])
+        _text(svg, _LEFT - 6, _y(y, tick) + 4, f"{tick * factor:g}", "tick end")
+    step = math.ceil(epochs / 10)
+    for epoch in sorted({1, *range(step, epochs + 1, step)}):
+        _text(svg, _x(epoch, epochs), _HEIGHT - _BOTTOM + 16, str(epoch), "tick middle")
+    _text(svg, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, "epoch", "axis middle")
+
+
+def _points(values: Sequence[float], y: Scale, epochs: int) -> list[tuple[float, float]]:
+    return [(_x(epoch, epochs), _y(y, value)) for epoch, value in enumerate(values, start=1)]
+
+
+def _x(epoch: int, epochs: int) -> float:
+    inner = _WIDTH - _LEFT - _RIGHT - 16
+    return _LEFT + 8 + inner * ((epoch - 1) / (epochs - 1) if epochs > 1 else 0.5)
+
+
+def _y(scale: Scale, value: float) -> float:
+    return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * scale.share(value)
+
+
+def _line(
+    svg: ElementTree.Element, css: str, points: Sequence[tuple[float, float]], title: str | None = None
+) -> None:
+    # A line of one point is drawn by its round ends, if it goes somewhere: so it goes nowhere twice.
+    path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in (points if len(points) > 1 else [*points, *points]))
+    line = ElementTree.SubElement(svg, "path", {"class": css, "d": path})
+    if title is not None:
+        ElementTree.SubElement(line, "title").text = title
+
+
+def _text(svg: ElementTree.Element, x: float, y: float, text: str, css: str) -> None:
+    ElementTree.SubElement(svg, "text", {"class": css, "x": f"{x:.1f}", "y": f"{y:.1f}"}).text = text
