@@ -234,3 +234,7 @@ def _answering(debug: bool) -> Iterator[None]:
 def _fail(message: str, exit_code: int) -> None:
     print(f"ukd: {' '.join(message.split())}", file=sys.stderr)
     raise typer.Exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,10 +6,12 @@ a crash of its process or node because its files say that it is not done.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -186,7 +188,7 @@ class RayCluster:
         import ray
 
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return [{"CPU": float(r.get("CPU", 0)), "GPU": float(r.get("GPU", 0))} for r in alive]
+        return [{kind: float(r.get(kind, 0)) for kind in ("CPU", "GPU", "memory")} for r in alive]
 
     def _slots(self, resources: Resources) -> int:
         return sum(_copies(node, resources) for node in self._nodes())
@@ -260,7 +262,8 @@ class RayCluster:
 def _copies(node: dict[str, float], resources: Resources) -> int:
     """How many processes of a kind fit on a node."""
     by_gpus = node["GPU"] / resources.gpus if resources.gpus else math.inf
-    return int(min(node["CPU"] / resources.cpus, by_gpus))
+    by_memory = node["memory"] / (resources.memory_gib * 2**30) if resources.memory_gib else math.inf
+    return int(min(node["CPU"] / resources.cpus, by_gpus, by_memory))
 
 
 class _GroupError(Exception):
@@ -320,6 +323,7 @@ def _output_to(log: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
+            print(json.dumps(_whereabouts()), flush=True)
             yield
         except Exception:
             logging.getLogger(__name__).exception("failed")
@@ -330,6 +334,13 @@ def _output_to(log: Path) -> Iterator[None]:
             for target, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, target)
                 os.close(original)
+
+
+def _whereabouts() -> dict[str, Any]:
+    """The first line of an attempt's log: where it runs."""
+    import ray
+
+    return {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
 
 
 def _last_line(error: BaseException) -> str:

@@ -201,7 +201,7 @@ class Target(Settings):
     """How the teachers' logits become one target per video."""
 
     method: Literal["pkd", "gtd", "avg"] = Field(description="weighting: Eq. 12, Eq. 8 or equal weights")
-    h: float = Field(0.99, lt=1, description="probability of the true class in the PKD (Eq. 11)")
+    h: float = Field(0.99, gt=0, lt=1, description="probability of the true class in the PKD (Eq. 11)")
     space: Literal["logits", "probs"] = Field("logits", description="what is summed in Eq. 9")
     temperature: float | None = Field(
         None, gt=0, description="tau of the summed probabilities (space: probs)"
@@ -274,6 +274,15 @@ class ExperimentFile(Settings):
     students: Students
     evaluate: Evaluate = Field(default_factory=Evaluate)
     cluster: Cluster = Field(default_factory=Cluster)
+
+    @model_validator(mode="after")
+    def _none_is_no_target(self) -> ExperimentFile:
+        if NO_TARGETS in self.targets:
+            raise ValueError(
+                f"targets names one '{NO_TARGETS}', which is what a student without targets says; "
+                "give it another name"
+            )
+        return self
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:

@@ -28,6 +28,7 @@ from ukd_dist.config import (
     Target,
     Teacher,
     Training,
+    unknown_key,
 )
 from ukd_dist.errors import UsageError
 
@@ -93,12 +94,14 @@ def load(path: Path, overrides: list[str] | None = None) -> Experiment:
             contradict each other.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"experiment {path}: {error.strerror}",
             action="give the path of a YAML file (see launch/experiments)",
         ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not YAML: {error.reason}", expected="text in UTF-8") from error
     return parse(text, str(path), overrides or [])
 
 
@@ -106,7 +109,7 @@ def parse(text: str, where: str, overrides: list[str]) -> Experiment:
     """As `load`, from the file's text; `where` names it in messages."""
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError for a date that there is not
         raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise UsageError(
@@ -198,11 +201,21 @@ def _expand(
     where: str,
     section: str,
 ) -> list[AnyTraining]:
+    known = sorted(kind.model_fields)
+    _refuse_unknown(defaults, known, f"{where}: {section.partition('.')[0]}.defaults")
+    for index, entry in enumerate(entries):
+        _refuse_unknown(entry, [*known, "grid"], f"{where}: {section}[{index}]")
     return [
         _validate(kind, _merge(inherited, defaults, point), where, (section, index))
         for index, entry in enumerate(entries)
         for point in _grid(entry, f"{where}: {section}[{index}]")
     ]
+
+
+def _refuse_unknown(given: dict[str, Any], known: list[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            raise UsageError(f"{where}: {unknown_key(key, known).message()}")
 
 
 def _merge(*layers: dict[str, Any]) -> dict[str, Any]:
@@ -272,6 +285,13 @@ def _check_fusion(evaluate: Evaluate, students: tuple[StudentMember, ...], where
                     f"{where}: evaluate.fusion.{fusion} names unknown student '{name}'",
                     expected=f"one of {', '.join(sorted(names))}",
                 )
+        first, second = ({s.settings.seed for s in students if s.settings.name == name} for name in pair)
+        if not first & second:
+            raise UsageError(
+                f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have no seed in common, "
+                "by which they are paired",
+                expected="runs of the same seeds",
+            )
 
 
 def _refuse_twins(ids: list[str], where: str, section: str) -> None:

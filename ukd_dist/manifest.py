@@ -89,7 +89,7 @@ def read(directory: Path) -> Manifest | None:
         return Manifest(files=files, **document)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"manifest {path} is damaged ({error})", action=f"remove {directory} to make it again"
         ) from error
@@ -121,9 +121,10 @@ def first_difference(found: Any, wanted: Any, name: str = "") -> tuple[str, Any,
     """The dotted name and both values of the first field in which two JSON values differ."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in [*wanted, *(k for k in found if k not in wanted)]:
-            inner = first_difference(
-                found.get(key, "nothing"), wanted.get(key, "nothing"), f"{name}.{key}" if name else key
-            )
+            place = f"{name}.{key}" if name else key
+            if key not in found or key not in wanted:
+                return place, found.get(key, "nothing"), wanted.get(key, "nothing")
+            inner = first_difference(found[key], wanted[key], place)
             if inner:
                 return inner
         return None

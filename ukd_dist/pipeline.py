@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ukd_dist import experiment as experiments
 from ukd_dist.cluster import RayCluster
-from ukd_dist.experiment import Experiment
+from ukd_dist.errors import UsageError
+from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.metrics import exporting
 from ukd_dist.models.catalogue import check
 from ukd_dist.progress import Progress
@@ -45,8 +46,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         UsageError: The experiment is wrong.
     """
     experiment = experiments.load(path, list(overrides))
-    for member in (*experiment.teachers, *experiment.students):
-        check(member.settings.arch, member.settings.clip)
+    members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
+    for member in members:
+        try:
+            check(member.settings.arch, member.settings.clip)
+        except UsageError as error:
+            problem = f"{path}: {member.id}: {error.problem}"
+            raise UsageError(problem, expected=error.expected, action=error.action) from error
     return experiment
 
 

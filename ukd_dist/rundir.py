@@ -9,15 +9,24 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TextIO
 
 from ukd_dist.errors import BusyError, UsageError
 from ukd_dist.experiment import Experiment, load
 from ukd_dist.manifest import write_atomically
+
+_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
+
+
+# Files of a member's directory.
+HISTORY = "history.jsonl"
+ERROR = "error.json"
 
 
 @dataclass(frozen=True)
@@ -97,15 +106,13 @@ def coordinating(experiment: Experiment) -> Iterator[RunDirectory]:
     run = RunDirectory(experiment.root)
     run.root.mkdir(parents=True, exist_ok=True)
     with (run.root / "coordinator.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(file):
             file.seek(0)
             raise BusyError(
                 f"{run.root} is held by {_holder(file.read())}",
                 expected="one coordinator a root",
                 action="wait for it, or stop it first",
-            ) from None
+            )
         file.truncate(0)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": started}, file)
@@ -114,9 +121,41 @@ def coordinating(experiment: Experiment) -> Iterator[RunDirectory]:
         yield run
 
 
+def _lock(file: TextIO) -> bool:
+    """Take the lock. `ukd status` has it for an instant while it looks, so one refusal is no answer yet."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_SECONDS)
+    return False
+
+
 def _holder(record: str) -> str:
     try:
         holder = json.loads(record)
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError):
         return "another process"
+
+
+def read_history(member: Path) -> list[dict[str, Any]]:
+    """The lines of a member's history.jsonl, one an epoch; empty where there is none yet."""
+    try:
+        return [json.loads(line) for line in (member / HISTORY).read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+def leave_error(member: Path, error: Exception) -> None:
+    """Leave a member's last error where `ukd status` finds it."""
+    write_atomically(member / ERROR, json.dumps({"error": str(error)}).encode())
+
+
+def read_error(member: Path) -> str:
+    """A member's last error, or nothing."""
+    try:
+        return str(json.loads((member / ERROR).read_text())["error"])
+    except FileNotFoundError:
+        return ""

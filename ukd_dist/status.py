@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Literal
 from ukd_dist import manifest
 from ukd_dist.config import Training
 from ukd_dist.experiment import Experiment
-from ukd_dist.rundir import RunDirectory
+from ukd_dist.rundir import ERROR, RunDirectory, read_error, read_history
 
 State = Literal["done", "running", "interrupted", "failed", "pending"]
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "pending")
@@ -73,7 +72,7 @@ def is_held(run: RunDirectory) -> bool:
 
 
 def _member(kind: str, member_id: str, directory: Path, settings: Training, held: bool) -> MemberStatus:
-    lines = _history(directory)
+    lines = read_history(directory)
     return MemberStatus(
         kind,
         member_id,
@@ -82,29 +81,15 @@ def _member(kind: str, member_id: str, directory: Path, settings: Training, held
         epochs=settings.epochs,
         accuracy=lines[-1]["accuracy"] if lines else None,
         seconds=sum(line["seconds"] for line in lines),
-        error=_error(directory),
+        error=read_error(directory),
     )
 
 
 def _state(directory: Path, held: bool) -> State:
     if (directory / manifest.FILENAME).is_file():
         return "done"
-    if (directory / "error.json").is_file():
+    if (directory / ERROR).is_file():
         return "failed"
     if directory.is_dir():
         return "running" if held else "interrupted"
     return "pending"
-
-
-def _history(directory: Path) -> list[dict[str, float]]:
-    try:
-        return [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
-    except FileNotFoundError:
-        return []
-
-
-def _error(directory: Path) -> str:
-    try:
-        return str(json.loads((directory / "error.json").read_text())["error"])
-    except FileNotFoundError:
-        return ""

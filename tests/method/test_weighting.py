@@ -150,6 +150,13 @@ def test_row_sums_are_sums_whatever_the_width(values: np.ndarray) -> None:
     assert row_sums(torch.from_numpy(values).double()).tolist() == values.sum(axis=1).tolist()
 
 
+@pytest.mark.parametrize("width", [2, 11, 400, 100_001])
+def test_a_row_sums_to_the_same_bytes_alone_and_among_others(width: int) -> None:
+    rows = torch.randn(9, width, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    alone = torch.cat([with_threads(1, lambda row=row: row_sums(row[None].clone())) for row in rows])  # type: ignore[misc]
+    assert torch.equal(with_threads(3, lambda: row_sums(rows.clone())), alone)
+
+
 def test_weighing_leaves_the_logits_alone() -> None:
     logits_nc = torch.randn(4, 3, dtype=torch.float64)
     before = logits_nc.clone()

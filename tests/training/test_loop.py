@@ -12,9 +12,9 @@ from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, MismatchError, TrainingError
 from ukd_dist.metrics import Recorder
-from ukd_dist.training.checkpoints import Checkpoints
+from ukd_dist.rundir import read_history
 from ukd_dist.training.engines import PlainEngine
-from ukd_dist.training.loop import Epoch, Objective, learning_rate, read_history, train
+from ukd_dist.training.loop import Epoch, Objective, learning_rate, train
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
 
 CPU = torch.device("cpu")
@@ -44,10 +44,9 @@ def run(
             objective or supervised(settings),
             lambda epochs: training_clips(shards, settings, epochs, CPU),
             settings,
-            steps=2,
-            keys=shards.rows["train"].keys,
-            checkpoints=Checkpoints(folder / "checkpoint", settings.model_dump(mode="json"), inputs or {}),
-            history_path=folder / "history.jsonl",
+            rows=shards.rows["train"],
+            directory=folder,
+            inputs=inputs or {},
             recorder=recorder,
         )
     return model, history
@@ -87,7 +86,7 @@ def test_history_holds_one_line_an_epoch_with_losses_and_costs(
     undisturbed: tuple[nn.Module, list[Epoch]], shards: ShardSet, tmp_path: Path
 ) -> None:
     run(shards, tmp_path)
-    lines = read_history(tmp_path / "history.jsonl")
+    lines = read_history(tmp_path)
 
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert all(

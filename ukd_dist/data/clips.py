@@ -106,7 +106,7 @@ def decode(
 
 
 def _to_torch(clips: Any, device: torch.device) -> torch.Tensor:
-    """DALI's output as a tensor; on a GPU a copy, since DALI reuses its buffer while kernels may still read it."""
+    """DALI's output as a tensor; on a GPU a copy, since DALI reuses its buffer while kernels may read it."""
     shared: torch.Tensor = torch.utils.dlpack.from_dlpack(clips)
     if device.type == "cpu":
         return shared

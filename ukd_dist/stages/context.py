@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,9 +14,8 @@ from ukd_dist.cluster import Job, Outcome, RayCluster
 from ukd_dist.errors import MismatchError, TrainingError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
-from ukd_dist.rundir import RunDirectory
+from ukd_dist.rundir import ERROR, RunDirectory, leave_error
 
-ERROR = "error.json"
 _log = logging.getLogger(__name__)
 
 
@@ -88,8 +86,3 @@ class Context:
                 f"{len(failed)} of {len(jobs)} {what} failed, first {failed[0].job.name}: {failed[0].error}",
                 action="mend the cause and run again; the others are kept",
             )
-
-
-def leave_error(directory: Path, error: Exception) -> None:
-    """Leave a member's last error where `ukd status` finds it."""
-    manifest.write_atomically(directory / ERROR, json.dumps({"error": str(error)}).encode())

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from ukd_dist import manifest
-from ukd_dist.config import steps_per_epoch
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.knowledge import TARGET as TARGET_TENSOR
 from ukd_dist.data.knowledge import open_rows
@@ -22,13 +21,12 @@ from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import StudentMember, content
 from ukd_dist.method.losses import distillation_loss
 from ukd_dist.metrics import Recorder
-from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.context import ERROR, Context, leave_error
+from ukd_dist.rundir import ERROR, HISTORY, RunDirectory, leave_error, read_history
+from ukd_dist.stages.context import Context
 from ukd_dist.stages.reduce import TARGET
-from ukd_dist.training.checkpoints import Checkpoints
 from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
-from ukd_dist.training.loop import HISTORY, Objective, read_history, train
+from ukd_dist.training.loop import Objective, train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
 
 
@@ -67,7 +65,7 @@ def _distill_one(context: Context, member: StudentMember) -> None:
                 work,
                 settings.workers,
                 settings.resources,
-                while_waiting=lambda: bar.update(len(read_history(directory / HISTORY))),
+                while_waiting=lambda: bar.update(len(read_history(directory))),
             )
         except UkdError as error:
             leave_error(directory, error)
@@ -109,10 +107,9 @@ def train_student(work: Work) -> None:
             _objective(run, member, shards, device),
             lambda epochs: training_clips(shards, settings, epochs, device, engine.rank, settings.workers),
             settings,
-            steps=steps_per_epoch(len(shards.rows["train"]), settings.batch_size),
-            keys=shards.rows["train"].keys,
-            checkpoints=Checkpoints(directory / "checkpoint", content(settings), inputs),
-            history_path=directory / HISTORY,
+            rows=shards.rows["train"],
+            directory=directory,
+            inputs=inputs,
             recorder=recorder,
         )
     if engine.rank == 0:

@@ -115,7 +115,9 @@ def infer_student(root: Path, member: StudentMember) -> None:
     logits_nc = infer(model.to(device), shards, "test", member.settings, device)
     rows = shards.rows["test"]
     none = torch.zeros(len(rows), dtype=torch.bool)
-    write_logits(logits_path(directory, "test"), logits_nc, rows, "test", view=CENTRE, trained_on=none)
+    path = logits_path(directory, "test")
+    write_logits(path, logits_nc, rows, "test", view=CENTRE, trained_on=none)
+    manifest.commit(path.parent, "logits", {}, {"student": found.digest()}, [path.name])
 
 
 def _infer_students(context: Context) -> None:
@@ -125,7 +127,8 @@ def _infer_students(context: Context) -> None:
         directory = run.student(member.id)
         if not context.finished(directory, "student", content(member.settings), student_inputs(run, member)):
             raise DataError(f"student {member.id} is not trained", action="train it with `ukd distill`")
-        if read_result(directory) is None:
+        inputs = {"student": _digest(directory, "student", "ukd distill")}
+        if not context.finished(directory / "logits", "logits", {}, inputs):
             jobs.append(Job(member.id, infer_student, (run.root, member), member.settings.resources))
     if not jobs:
         return
@@ -222,7 +225,18 @@ def _fusions(context: Context, shards: ShardSet) -> list[Result]:
 
 def _test_logits(directory: Path, shards: ShardSet) -> torch.Tensor:
     rows = shards.rows["test"]
+    _check_logits(directory)
     return open_rows(logits_path(directory, "test"), LOGITS, rows, "test", len(shards.classes)).read().float()
+
+
+def _check_logits(directory: Path) -> None:
+    """Check test logits against their manifest: a student's have one of their own, written by evaluation."""
+    logits = logits_path(directory, "test")
+    for owner in (logits.parent, directory):
+        found = manifest.read(owner)
+        if found is not None:
+            manifest.verify(owner, found, [str(logits.relative_to(owner))])
+            return
 
 
 def _csv(results: list[Result]) -> bytes:

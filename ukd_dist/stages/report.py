@@ -8,10 +8,9 @@ the same run gives the same bytes. Left out: the study over the number of teache
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist, fmean, median, stdev
@@ -22,11 +21,11 @@ from markupsafe import Markup
 
 from ukd_dist import __version__, manifest
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content
-from ukd_dist.rundir import RunDirectory
+from ukd_dist.rundir import RunDirectory, read_history, read_history
 from ukd_dist.stages.charts import SHARE, Curve, Scale, line_chart, style
 from ukd_dist.stages.evaluate import RESULTS_CSV, Result, read_result
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
-from ukd_dist.training.loop import HISTORY, Epoch, read_history
+from ukd_dist.training.loop import Epoch
 
 PAGE = "index.html"
 _DISTILLATION = ("name", "targets", "alpha", "temperature")
@@ -68,6 +67,11 @@ class Member:
     history: tuple[Epoch, ...] = ()
     result: Result | None = None
 
+    @property
+    def top1(self) -> Estimate | None:
+        """Test accuracy, where it was evaluated."""
+        return Estimate(self.result.top1, standard_error(self.result), 1) if self.result else None
+
 
 @dataclass(frozen=True)
 class Group:
@@ -93,16 +97,20 @@ class Group:
 
     @property
     def label(self) -> str:
-        """Name in legends."""
-        return f"{self.name} {self.modality}" + (f" ({self.note})" if self.note else "")
+        """Name in legends: unlike any other's."""
+        name = self.name if self.modality in self.name else f"{self.name} {self.modality}"
+        return f"{name} ({self.note})" if self.note else name
+
+    @property
+    def values(self) -> list[float]:
+        """Test accuracy of each seed that was evaluated."""
+        return [m.result.top1 for m in self.members if m.result]
 
     @property
     def top1(self) -> Estimate | None:
         """Test accuracy, where anything was evaluated."""
-        results = [m.result for m in self.members if m.result]
-        if not results:
-            return None
-        return estimate([r.top1 for r in results], standard_error(results[0]))
+        evaluated = [m.top1 for m in self.members if m.top1]
+        return estimate(self.values, evaluated[0].margin) if evaluated else None
 
 
 @dataclass(frozen=True)
@@ -139,9 +147,9 @@ class Cost:
     ratio: float | None
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Estimate:
         """Mean over seeds."""
-        return fmean(self.values)
+        return estimate(self.values, 0.0)
 
 
 def report(run: RunDirectory, experiment: Experiment) -> Path:
@@ -176,7 +184,8 @@ def read_groups(run: RunDirectory, experiment: Experiment) -> list[Group]:
     """Teachers, then students, grouped over their seeds, with all that the run directory has of each."""
     statuses = {(status.kind, status.id): status for status in read_status(run, experiment)}
     groups: dict[str, Group] = {}
-    for member in (*experiment.teachers, *experiment.students):
+    members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
+    for member in members:
         kind, name, target, directory = _describe(run, member)
         found = _read_member(directory, statuses[kind, member.id], member.settings.seed)
         key = str([kind, target, {**content(member.settings), "seed": None}])
@@ -288,13 +297,15 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
         "students": students,
         "fusions": fusions,
         "comparisons": comparisons,
-        "costs": [("Seconds an epoch", "s", seconds), ("Peak memory", "MiB", memory)],
+        "costs": [
+            ("s", "seconds an epoch", seconds),
+            ("MiB", "peak memory, MiB", memory),
+        ],
         "teacher_seconds": sum(e.seconds for g in teachers for m in g.members for e in m.history),
         "curves": [("Teachers", *_curves(teachers, chance)), ("Students", *_curves(students, chance))],
         "share": SHARE,
-        "difference_scale": Scale.over([100 * m for m in margins], symmetric=True),
+        "difference_scale": Scale.over(margins, symmetric=True),
         "scale_over": Scale.over,
-        "standard_error": standard_error,
     }
 
 
@@ -309,10 +320,11 @@ def _progress(statuses: Sequence[MemberStatus], members: Sequence[Member]) -> li
     phrases = []
     for kind in ("shards", "teacher", "target", "student"):
         counts = Counter(s.state for s in statuses if s.kind == kind)
-        name = kind if kind == "shards" else f"{kind}s"
         rest = [f"{counts[state]} {state}" for state in STATES[1:] if counts[state]]
-        if counts:
-            phrases.append(", ".join([f"{name}: {counts['done']} of {counts.total()} done", *rest]))
+        if kind == "shards":
+            phrases.append(f"shards {'done' if not rest else rest[0].removeprefix('1 ')}")
+        elif counts:
+            phrases.append(", ".join([f"{kind}s: {counts['done']} of {counts.total()} done", *rest]))
     return [*phrases, f"evaluated: {sum(m.result is not None for m in members)} of {len(members)}"]
 
 
@@ -321,12 +333,14 @@ def _curves(groups: Sequence[Group], chance: float | None) -> tuple[list[Curve],
 
     def read(kind: Callable[[Epoch], float | None]) -> list[Curve]:
         curves = []
-        for index, group in enumerate(groups):
+        for group, css in zip(groups, styles, strict=True):
             runs = [[v for e in m.history if (v := kind(e)) is not None] for m in group.members]
-            undistilled = group.kind == "student" and not group.target
             if any(runs):
-                curves.append(Curve(group.label, style(index, neutral=undistilled), [r for r in runs if r]))
+                curves.append(Curve(group.label, css, [r for r in runs if r]))
         return curves
+
+    undistilled = [group.kind == "student" and not group.target for group in groups]
+    styles = [style(undistilled[:i].count(grey), neutral=grey) for i, grey in enumerate(undistilled)]
 
     legend = read(lambda epoch: epoch.accuracy)
     if not legend:
@@ -337,8 +351,8 @@ def _curves(groups: Sequence[Group], chance: float | None) -> tuple[list[Curve],
     ]
     if divergence := read(lambda epoch: epoch.losses.get("kl")):
         charts += [
-            line_chart("its part: cross entropy with the labels", read(lambda epoch: epoch.losses["ce"])),
-            line_chart("its part: τ² × KL to the target", divergence),
+            line_chart("part of it: cross entropy with the labels", read(lambda epoch: epoch.losses["ce"])),
+            line_chart("part of it: τ² KL to the target", divergence),
         ]
     return legend, charts
 
@@ -352,7 +366,7 @@ def _describe(run: RunDirectory, member: TeacherMember | StudentMember) -> tuple
 
 
 def _read_member(directory: Path, status: MemberStatus, seed: int) -> Member:
-    history = tuple(Epoch(**line) for line in read_history(directory / HISTORY))
+    history = tuple(Epoch(**line) for line in read_history(directory))
     return Member(status.id, seed, status.state, status.error, history, read_result(directory))
 
 
@@ -360,7 +374,9 @@ def _with_notes(groups: Sequence[Group]) -> list[Group]:
     """Groups of one name and modality, each told from the others by the settings that differ."""
     noted = []
     for group in groups:
-        twins = [g for g in groups if (g.kind, g.name, g.modality) == (group.kind, group.name, group.modality)]
+        twins = [
+            g for g in groups if (g.kind, g.name, g.modality) == (group.kind, group.name, group.modality)
+        ]
         differing = [k for k in group.settings if any(t.settings.get(k) != group.settings[k] for t in twins)]
         noted.append(replace(group, note=", ".join(f"{k} {group.settings[k]}" for k in differing)))
     return noted

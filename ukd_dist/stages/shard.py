@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from ukd_dist.data.sources import ListedVideo, Source, read_source
 from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
 from ukd_dist.errors import DataError
 from ukd_dist.metrics import Recorder
+from ukd_dist.progress import Bar
 from ukd_dist.stages.context import Context
 
 REJECTS = "rejects.jsonl"
@@ -105,16 +107,21 @@ def _with_videos(context: Context) -> Data:
         return data
     wanted = data.synthetic or Synthetic()
     home = context.run.videos
-    total = len(synthetic.CLASSES) * (wanted.train_clips + wanted.test_clips)
-    if not (home / "lists").is_dir():
-        with context.progress.bar("videos", total, "videos") as bar:
-            synthetic.write_dataset(
-                home,
-                seed=wanted.seed,
-                train_clips=wanted.train_clips,
-                test_clips=wanted.test_clips,
-                on_progress=lambda done, _: bar.update(done),
-            )
+    with ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def on_progress(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(context.progress.bar("videos", total, "videos")))
+            bars[0].update(done)
+
+        synthetic.write_dataset(
+            home,
+            seed=wanted.seed,
+            train_clips=wanted.train_clips,
+            test_clips=wanted.test_clips,
+            on_progress=on_progress,
+        )
     lists = home / "lists"
     split = Split(train=lists / "split0_train.txt", test=lists / "split0_test.txt")
     return data.model_copy(update={"videos": home / "videos", "splits": {"split0": split}})

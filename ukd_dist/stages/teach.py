@@ -8,18 +8,16 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.config import steps_per_epoch
 from ukd_dist.data.knowledge import logits_path, write_logits
 from ukd_dist.data.shards import SPLITS, ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.experiment import TeacherMember, content
 from ukd_dist.metrics import Recorder
-from ukd_dist.rundir import RunDirectory
+from ukd_dist.rundir import HISTORY, RunDirectory, read_history
 from ukd_dist.stages.context import Context
-from ukd_dist.training.checkpoints import Checkpoints
 from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.inference import WEIGHTS, infer, save_weights
-from ukd_dist.training.loop import HISTORY, read_history, train
+from ukd_dist.training.loop import train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
 
 
@@ -41,7 +39,7 @@ def teach(context: Context) -> None:
         return
 
     def epochs() -> float:
-        return sum(len(read_history(run.teacher(m.id) / HISTORY)) for m in members)
+        return sum(len(read_history(run.teacher(m.id))) for m in members)
 
     context.run_members("teachers", jobs, run.teacher, epochs, sum(m.settings.epochs for m in members))
 
@@ -60,10 +58,9 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
             supervised(settings),
             lambda epochs: training_clips(shards, settings, epochs, device),
             settings,
-            steps=steps_per_epoch(len(shards.rows["train"]), settings.batch_size),
-            keys=shards.rows["train"].keys,
-            checkpoints=Checkpoints(directory / "checkpoint", content(settings), inputs),
-            history_path=directory / HISTORY,
+            rows=shards.rows["train"],
+            directory=directory,
+            inputs=inputs,
             recorder=recorder,
         )
     for split in SPLITS:

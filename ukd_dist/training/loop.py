@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ukd_dist.config import Training
+from ukd_dist.config import Training, steps_per_epoch
 from ukd_dist.data.clips import Clips
+from ukd_dist.data.shards import Rows
 from ukd_dist.errors import TrainingError
+from ukd_dist.experiment import content
 from ukd_dist.manifest import write_atomically
 from ukd_dist.metrics import Recorder, Stopwatch, peak_host_memory_bytes
+from ukd_dist.rundir import HISTORY
 from ukd_dist.training.checkpoints import Checkpoints
 from ukd_dist.training.engines import Engine
-
-HISTORY = "history.jsonl"
 
 # Logits and the batch in; losses by kind out, of which `total` is minimised.
 Objective = Callable[[torch.Tensor, Clips], dict[str, torch.Tensor]]
@@ -72,10 +72,9 @@ def train(
     open_clips: Callable[[range], Iterator[Clips]],
     settings: Training,
     *,
-    steps: int,
-    keys: list[str],
-    checkpoints: Checkpoints,
-    history_path: Path,
+    rows: Rows,
+    directory: Path,
+    inputs: dict[str, str],
     recorder: Recorder,
 ) -> list[Epoch]:
     """Train from the last checkpoint to the last epoch.
@@ -84,11 +83,10 @@ def train(
         engine: Takes the steps.
         objective: Gives the losses.
         open_clips: This rank's clips of a range of epochs.
-        settings: Epochs, learning rate, seed.
-        steps: Steps an epoch.
-        keys: Keys by row, to name samples in errors.
-        checkpoints: Read by every rank, written by rank 0.
-        history_path: history.jsonl, written by rank 0.
+        settings: Epochs, batch size, learning rate, seed.
+        rows: The training rows.
+        directory: Where checkpoint/ and history.jsonl lie; read by every rank, written by rank 0.
+        inputs: Digests of what is learnt from; a checkpoint of others is refused.
         recorder: Takes the metrics.
 
     Returns:
@@ -96,7 +94,11 @@ def train(
 
     Raises:
         TrainingError: A loss is not finite.
+        MismatchError: The checkpoint was made from other settings or inputs.
+        DataError: Every checkpoint is damaged.
     """
+    checkpoints = Checkpoints(directory / "checkpoint", content(settings), inputs)
+    steps = steps_per_epoch(len(rows), settings.batch_size)
     history: list[Epoch] = []
     resumed = checkpoints.latest(engine.device)
     if resumed is not None:
@@ -107,16 +109,16 @@ def train(
     for epoch in range(done, settings.epochs):
         _seed(settings.seed, epoch, engine.rank)
         rates = [learning_rate(settings, epoch + step / steps) for step in range(steps)]
-        line = _run_epoch(engine, objective, islice(clips, steps), epoch, rates, keys, recorder)
+        line = _run_epoch(engine, objective, islice(clips, steps), epoch, rates, rows.keys, recorder)
         history.append(line)
         engine.share_buffers()
         if engine.rank == 0:
             checkpoints.save(epoch + 1, {**engine.state(), "history": [asdict(e) for e in history]})
-            write_history(history_path, history)
+            write_history(directory, history)
             _record(recorder, line)
             recorder.write()
     if engine.rank == 0:
-        write_history(history_path, history)
+        write_history(directory, history)
     return history
 
 
@@ -130,17 +132,10 @@ def learning_rate(settings: Training, epoch: float) -> float:
     return settings.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def write_history(path: Path, history: list[Epoch]) -> None:
+def write_history(directory: Path, history: list[Epoch]) -> None:
     """Write history.jsonl whole."""
-    write_atomically(path, "".join(json.dumps(asdict(line)) + "\n" for line in history).encode())
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of history.jsonl; empty where there is none yet."""
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        return []
+    lines = "".join(json.dumps(asdict(line)) + "\n" for line in history)
+    write_atomically(directory / HISTORY, lines.encode())
 
 
 def _run_epoch(

@@ -1,0 +1,543 @@
+"""What an experiment file means, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ukd_dist import pipeline
+from ukd_dist.config import ExperimentFile, Settings, Student, Teacher
+from ukd_dist.errors import UsageError
+from ukd_dist.experiment import Experiment, load, parse
+
+STUDY = """
+name: study
+root: runs/study
+seed: 3
+data:
+  source: arid
+  videos: videos
+  splits: {split0: {train: train.txt, test: test.txt}}
+  modalities: [rgb, flow]
+  clip: {frames: 16, size: 64, short_side: [64, 80], gamma: 2.0}
+teachers:
+  defaults: {arch: slowfast_tiny, epochs: 4}
+  fleet:
+    - {grid: {modality: [rgb, flow], seed: [0, 1]}}
+    - {arch: x3d_tiny, modality: rgb}
+targets:
+  ukd: {method: pkd}
+  avg2: {method: avg, space: probs, temperature: 60}
+students:
+  defaults: {arch: slowfast_tiny, modality: rgb, epochs: 4}
+  runs:
+    - {name: baseline, targets: none}
+    - {name: ukd, targets: ukd, temperature: 20}
+"""
+NO_VIDEOS = ("data.source=synthetic", "data.videos=null", "data.splits={}")
+
+
+def study(*overrides: str) -> Experiment:
+    return parse(STUDY, "study.yaml", list(overrides))
+
+
+def answer(*overrides: str, text: str = STUDY) -> str:
+    """What the user of a wrong experiment reads."""
+    with pytest.raises(UsageError) as caught:
+        parse(text, "study.yaml", list(overrides))
+    message = " ".join(str(caught.value).split())
+    assert caught.value.exit_code == 2
+    return message
+
+
+def members(experiment: Experiment) -> list[str]:
+    return [m.id for m in (*experiment.teachers, *experiment.targets, *experiment.students)]
+
+
+def teacher_ids(experiment: Experiment) -> list[str]:
+    return [teacher.id for teacher in experiment.teachers]
+
+
+def kinds(base: type[Settings] = Settings) -> list[type[Settings]]:
+    """Every settings model with fields."""
+    below = [kind for child in base.__subclasses__() for kind in kinds(child)]
+    return [*([base] if base.model_fields else []), *below]
+
+
+# --- Keys that nothing has ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_every_misspelt_field_is_told_its_name(kind: type[Settings]) -> None:
+    for field in kind.model_fields:
+        for wrong in (field + "z", field[:-1] + "_" + field[-1]):
+            with pytest.raises(ValidationError, match=rf"unknown key '{wrong}'.*did you mean '{field}'\?"):
+                kind.model_validate({wrong: 1})
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "key", "nearest"),
+    [
+        ("dta=1", "", "dta", "data"),
+        ("data.clip.framez=32", "data.clip: ", "framez", "frames"),
+        ("data.encoding.crf_rbg=3", "data.encoding: ", "crf_rbg", "crf_rgb"),
+        ("data.splits.split0.tran=a", "data.splits.split0: ", "tran", "train"),
+        ("teachers.flet=[]", "teachers: ", "flet", "fleet"),
+        ("teachers.defaults.epoch=3", "teachers.defaults: ", "epoch", "epochs"),
+        ("teachers.fleet.1.modalty=rgb", "teachers.fleet[1]: ", "modalty", "modality"),
+        ("teachers.fleet.1.clip.gama=2", "teachers.fleet[1].clip: ", "gama", "gamma"),
+        ("teachers.fleet.0.gird={}", "teachers.fleet[0]: ", "gird", "grid"),
+        ("teachers.fleet.0.grid.epoks=[3]", "teachers.fleet[0]: ", "epoks", "epochs"),
+        ("teachers.fleet.1.resources.cpu=3", "teachers.fleet[1].resources: ", "cpu", "cpus"),
+        ("targets.ukd.spaec=logits", "targets.ukd: ", "spaec", "space"),
+        ("students.defaults.workerz=2", "students.defaults: ", "workerz", "workers"),
+        ("students.runs.1.temprature=5", "students.runs[1]: ", "temprature", "temperature"),
+        ("evaluate.fusoin={}", "evaluate: ", "fusoin", "fusion"),
+        ("cluster.adress=auto", "cluster: ", "adress", "address"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_place_and_the_nearest_known_one(
+    override: str, place: str, key: str, nearest: str
+) -> None:
+    message = answer(override)
+    assert message.startswith(f"study.yaml: {place}unknown key '{key}'; expected one of ")
+    assert message.endswith(f"did you mean '{nearest}'?")
+
+
+def test_a_key_like_no_other_is_to_be_removed() -> None:
+    assert answer("data.clip.qqqq=1").endswith("remove it")
+
+
+def test_teachers_in_memory_have_no_key_of_their_own() -> None:
+    assert "students.runs[1]: unknown key 'teachers'" in answer("students.runs.1.teachers=2")
+
+
+# --- Values of the wrong type or range ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "fragment"),
+    [
+        ("name=a b", "name: String should match pattern"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0 (given: -1)"),
+        ("root=", "root: Input is not a valid path"),
+        ("teachers=5", "teachers: Input should be a valid dictionary"),
+        ("teachers.fleet=[]", "teachers.fleet: List should have at least 1 item"),
+        ("students.runs=[]", "students.runs: List should have at least 1 item"),
+        ("data.source=ucf101", "data.source: Input should be 'arid' or 'synthetic' (given: 'ucf101')"),
+        ("data.modalities=[]", "data.modalities: Tuple should have at least 1 item"),
+        ("data.modalities=[depth]", "data.modalities[0]: Input should be 'rgb' or 'flow' (given: 'depth')"),
+        ("data.max_rejected=2", "data.max_rejected: Input should be less than or equal to 1 (given: 2)"),
+        ("data.clip.frames=0", "data.clip.frames: Input should be greater than or equal to 1 (given: 0)"),
+        ("data.clip.frames=many", "data.clip.frames: Input should be a valid integer"),
+        ("data.clip.frames=1.5", "data.clip.frames: Input should be a valid integer"),
+        ("data.clip.short_side=224", "data.clip.short_side: Input should be a valid tuple (given: 224)"),
+        ("data.clip.short_side=[64]", "data.clip.short_side[1]: Field required"),
+        ("data.clip.gamma=0", "data.clip.gamma: Input should be greater than 0 (given: 0)"),
+        ("teachers.defaults.lr=.nan", "teachers.fleet[0].lr: Input should be a finite number"),
+        ("teachers.fleet.1.lr=.inf", "teachers.fleet[1].lr: Input should be a finite number"),
+        ("teachers.fleet.1.dropout=1", "teachers.fleet[1].dropout: Input should be less than 1"),
+        ("teachers.fleet.1={arch: x3d_tiny}", "teachers.fleet[1].modality: Field required"),
+        ("teachers.fleet.1.modality=audio", "teachers.fleet[1].modality: Input should be 'rgb' or 'flow'"),
+        ("teachers.fleet.1.resources.gpus=-1", "teachers.fleet[1].resources.gpus: Input should be greater"),
+        ("targets.ukd.h=1", "targets.ukd.h: Input should be less than 1"),
+        ("targets.ukd.h=0", "targets.ukd.h: Input should be greater than 0"),
+        ("targets.ukd.method=median", "targets.ukd.method: Input should be 'pkd', 'gtd' or 'avg'"),
+        ("students.runs.1.alpha=1.5", "students.runs[1].alpha: Input should be less than or equal to 1"),
+        ("students.runs.1.temperature=0", "students.runs[1].temperature: Input should be greater than 0"),
+        ("students.runs.0.targets=null", "students.runs[0].targets: Input should be a valid string"),
+        ("evaluate.fusion.two=[ukd]", "evaluate.fusion.two[1]: Field required"),
+        ("cluster.metrics_port=70000", "cluster.metrics_port: Input should be less than or equal to 65535"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place_and_what_it_should_be(override: str, fragment: str) -> None:
+    assert answer(override).startswith(f"study.yaml: {fragment}")
+
+
+def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
+    assert answer("data.clip.frames=0", "seed=-1").endswith("(given: -1) (1 more)")
+
+
+# --- Settings that contradict each other -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["data.clip.size=72"], "data.clip: short_side [64, 80] does not hold a crop of 72"),
+        (["data.clip.short_side=[80, 64]"], "data.clip: short_side [80, 64] does not hold a crop of 64"),
+        (["teachers.fleet.1.clip.size=72"], "teachers.fleet[1].clip: short_side [64, 80] does not hold"),
+        (["students.defaults.workers=3"], "students.runs[0]: batch_size 16 is not a multiple of workers 3"),
+        (["students.runs.0.temperature=5"], "students.runs[0]: temperature without targets; remove it"),
+        (["targets.avg2.temperature=null"], "targets.avg2: space: probs with temperature: None; expected a"),
+        (["targets.ukd.temperature=20"], "targets.ukd: space: logits with temperature: 20.0; expected a"),
+        (["students.runs.1.temperature=null"], "student 'ukd' has no temperature; expected tau > 0"),
+        (["students.runs.1.targets=avg2"], "student 'ukd' has temperature 20, its target 60; expected the"),
+        (["students.runs.1.targets=avg"], "student 'ukd' learns from unknown targets 'avg'; expected one of"),
+        (["targets.none={method: avg}"], "targets names one 'none', which is what a student without targets"),
+        (["data.splits.split1={train: a, test: b}"], "data: splits names 2 splits; expected exactly one"),
+        (["data.splits={}"], "data: splits names 0 splits; expected exactly one"),
+        (["data.videos=null"], "data: videos is missing; give the folder"),
+        (["data.source=synthetic"], "data: source: synthetic makes its own videos and splits; remove"),
+        (["data.synthetic.seed=1"], "data: synthetic belongs to source: synthetic; remove it"),
+        (["data.modalities=[rgb, rgb]"], "data: modalities ['rgb', 'rgb'] names one twice"),
+        (["data.modalities=[rgb]"], "slowfast_tiny sees modality 'flow', which is not sharded; expected one"),
+        (["teachers.defaults.warmup_epochs=4"], "teachers.fleet[0]: warmup_epochs 4 leaves nothing of 4"),
+        (["evaluate.fusion.two=[ukd, flow]"], "evaluate.fusion.two names unknown student 'flow'; expected"),
+        (
+            ["evaluate.fusion.two=[ukd, baseline]", "students.runs.0.seed=1"],
+            "evaluate.fusion.two: ukd and baseline have no seed in common",
+        ),
+        (["teachers.fleet.0.seed=1"], "teachers.fleet[0]: 'seed' is given by the entry and by its grid"),
+        (["teachers.fleet.0.grid={seed: 1}"], "teachers.fleet[0]: grid is {'seed': 1}; expected a mapping"),
+        (["teachers.fleet.0.grid={seed: []}"], "teachers.fleet[0]: grid is {'seed': []}; expected a mapping"),
+        (["teachers.fleet.0.grid=seed"], "teachers.fleet[0]: grid is 'seed'; expected a mapping of fields"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_contradiction_is_named(overrides: list[str], problem: str) -> None:
+    assert answer(*overrides).startswith(f"study.yaml: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("override", "section"),
+    [
+        ("teachers.fleet.0.grid.seed=[1, 1]", "teachers.fleet"),
+        ("teachers.fleet.1={modality: flow, seed: 1}", "teachers.fleet"),
+        ("students.runs.1.grid={seed: [4, 4]}", "students.runs"),
+    ],
+)
+def test_members_that_are_the_same_are_refused(override: str, section: str) -> None:
+    assert f"{section} holds " in answer(override)
+    assert answer(override).endswith("twice; expected members that differ; give each a seed")
+
+
+def test_a_student_of_probabilities_takes_its_targets_temperature() -> None:
+    (_, student) = study("students.runs.1={name: ukd, targets: avg2}").students
+    assert student.settings.temperature == 60
+
+
+# --- What a file resolves to -------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True), st.permutations(["rgb", "flow"]))
+def test_a_grid_expands_to_its_product(seeds: list[int], modalities: list[str]) -> None:
+    grid = json.dumps({"seed": seeds, "modality": modalities})
+    found = study(f"teachers.fleet.0.grid={grid}", "teachers.fleet.1.modality=rgb").teachers[:-1]
+    wanted = [(seed, modality) for seed in seeds for modality in modalities]
+    assert [(t.settings.seed, t.settings.modality) for t in found] == wanted
+
+
+def test_an_entry_inherits_the_seed_and_the_clip() -> None:
+    inherits, *_ = (t.settings for t in study().teachers if t.settings.arch == "x3d_tiny")
+    assert inherits.seed == 3
+    assert inherits.clip == study().data.clip
+
+
+def test_an_entry_beats_the_defaults_and_the_defaults_beat_what_is_inherited() -> None:
+    found = study("teachers.defaults.seed=5", "teachers.fleet.1.epochs=9").teachers[-1].settings
+    assert (found.seed, found.epochs) == (5, 9)
+
+
+def test_the_clip_of_an_entry_is_merged_field_by_field() -> None:
+    changes = ["teachers.defaults.clip={stride: 1}", "teachers.fleet.1.clip={frames: 8}"]
+    clip = study(*changes).teachers[-1].settings.clip
+    assert clip == study().data.clip.model_copy(update={"stride": 1, "frames": 8})
+
+
+def test_the_resources_of_an_entry_are_merged_field_by_field() -> None:
+    changes = ["teachers.defaults.resources={cpus: 2}", "teachers.fleet.1.resources={gpus: 1}"]
+    found = study(*changes).teachers[-1].settings.resources
+    assert (found.cpus, found.gpus) == (2, 1)
+
+
+def test_relative_paths_start_where_the_command_was_given() -> None:
+    experiment = study()
+    here = Path.cwd()
+    assert (experiment.root, experiment.data.videos) == (here / "runs/study", here / "videos")
+    assert experiment.data.splits["split0"].train == here / "train.txt"
+
+
+# --- Ids ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_ids_are_the_same_in_every_process(hash_seed: str) -> None:
+    code = (
+        "import sys; from ukd_dist.experiment import parse; e = parse(sys.stdin.read(), 'study.yaml', []);"
+        "print(*[m.id for m in (*e.teachers, *e.targets, *e.students)])"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    found = subprocess.run(
+        [sys.executable, "-c", code], input=STUDY, env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == members(study())
+
+
+def test_ids_differ_among_all_members() -> None:
+    assert len(set(members(study()))) == len(members(study())) == 5 + 2 + 2
+
+
+@pytest.mark.parametrize("kind", [Teacher, Student], ids=lambda kind: kind.__name__)
+def test_every_setting_of_a_training_but_its_resources_changes_its_id(kind: type[Settings]) -> None:
+    """The list is checked to be complete, so that a new setting must be thought of here."""
+    others: dict[str, Any] = {
+        "arch": "x3d_tiny",
+        "modality": "flow",
+        "seed": 8,
+        "epochs": 5,
+        "batch_size": 8,
+        "lr": 0.02,
+        "momentum": 0.8,
+        "weight_decay": 0.0,
+        "warmup_epochs": 1.0,
+        "schedule": "constant",
+        "label_smoothing": 0.1,
+        "dropout": 0.1,
+        "clip": {"frames": 32},
+        "name": "other",
+        "targets": "avg2",
+        "alpha": 0.9,
+        "temperature": 5.0,
+        "workers": 2,
+    }
+    before = study("students.runs.1.seed=0")
+    assert set(kind.model_fields) - {"resources"} <= set(others)
+    for field in set(kind.model_fields) - {"resources"}:
+        section = "teachers.fleet.1" if kind is Teacher else "students.runs.1"
+        changes = [f"{section}.{field}={json.dumps(others[field])}"]
+        if field == "targets":
+            changes.append("students.runs.1.temperature=null")
+        after = study("students.runs.1.seed=0", *changes)
+        assert len(set(members(after)) - set(members(before))) >= 1, field
+
+
+def test_equal_settings_said_otherwise_give_the_same_ids() -> None:
+    said = [
+        "teachers.defaults.lr=1.0e-2",
+        "teachers.defaults.epochs=4.0",
+        "teachers.fleet.1.clip={frames: 16}",
+    ]
+    assert members(study(*said)) == members(study())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "teachers.defaults.resources={cpus: 8, gpus: 0.5, memory_gib: 4}",
+        "students.defaults.resources={cpus: 2}",
+        "cluster={local_nodes: 2, max_failures: 0, reduce_rows: 8, metrics_port: null}",
+        "cluster.address=ray://elsewhere:10001",
+        "root=/elsewhere",
+        "name=renamed",
+        "data.videos=/elsewhere",
+    ],
+)
+def test_how_and_where_it_is_computed_changes_no_id(override: str) -> None:
+    assert members(study(override)) == members(study())
+
+
+def test_another_teacher_changes_the_targets_but_no_other_teacher() -> None:
+    before, after = study(), study("teachers.fleet.0.grid.seed=[0, 1, 2]")
+    assert set(teacher_ids(before)) < set(teacher_ids(after))
+    assert {t.id for t in before.targets} & {t.id for t in after.targets} == set()
+
+
+def test_another_teacher_changes_only_the_students_that_learn_from_it() -> None:
+    before, after = study(), study("teachers.fleet.0.grid.seed=[0, 1, 2]")
+    assert [a.id == b.id for a, b in zip(before.students, after.students, strict=True)] == [True, False]
+
+
+def test_the_order_of_the_fleet_changes_no_target() -> None:
+    document = yaml.safe_load(STUDY)
+    turned = copy.deepcopy(document)
+    turned["teachers"]["fleet"].reverse()
+    found = parse(yaml.safe_dump(turned), "study.yaml", [])
+    assert [t.id for t in found.targets] == [t.id for t in study().targets]
+
+
+def test_another_target_leaves_the_others() -> None:
+    found = study("targets.gtd={method: gtd}")
+    assert [t.id for t in found.targets][:2] == [t.id for t in study().targets]
+
+
+# --- The resolved file -------------------------------------------------------------------------------------
+
+
+def clips() -> st.SearchStrategy[dict[str, Any]]:
+    sides = st.tuples(st.integers(64, 96), st.integers(0, 32)).map(lambda s: [s[0], s[0] + s[1]])
+    fields = {
+        "frames": st.integers(1, 64),
+        "short_side": sides,
+        "gamma": st.floats(0.1, 5),
+        "flip": st.booleans(),
+    }
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+def entries() -> st.SearchStrategy[dict[str, Any]]:
+    fields: dict[str, st.SearchStrategy[Any]] = {
+        "lr": st.floats(1e-6, 1) | st.sampled_from(["1e-3", 1]),
+        "weight_decay": st.floats(0, 0.1),
+        "schedule": st.sampled_from(["constant", "cosine"]),
+        "batch_size": st.sampled_from([8, 16]),
+        "clip": clips(),
+        "resources": st.fixed_dictionaries({"cpus": st.floats(0.5, 8)}),
+    }
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+TARGETS = st.dictionaries(
+    st.from_regex(r"\A[a-m][A-Za-z0-9_-]{0,9}\Z"),
+    st.sampled_from(
+        [
+            {"method": "pkd", "h": 0.5},
+            {"method": "gtd"},
+            {"method": "avg", "space": "probs", "temperature": 3},
+        ]
+    ),
+    max_size=3,
+)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), clips(), entries(), entries(), TARGETS, st.booleans())
+def test_the_written_experiment_loads_to_the_same_members(
+    seed: int,
+    clip: dict[str, Any],
+    defaults: dict[str, Any],
+    entry: dict[str, Any],
+    targets: dict[str, Any],
+    synthetic: bool,
+) -> None:
+    document = yaml.safe_load(STUDY)
+    document["seed"] = seed
+    document["data"]["clip"] = {"size": 64, "short_side": [64, 80], **clip}
+    document["teachers"]["defaults"] |= defaults
+    document["teachers"]["fleet"][0] |= entry
+    document["targets"] = targets
+    document["students"]["runs"] = [
+        {"name": name, "targets": name, **({} if "temperature" in target else {"temperature": 2.5})}
+        for name, target in targets.items()
+    ] or [{"name": "alone", "targets": "none"}]
+    experiment = parse(yaml.safe_dump(document), "study.yaml", list(NO_VIDEOS if synthetic else ()))
+    assert parse(experiment.to_yaml(), "experiment.yaml", []) == experiment
+
+
+def test_the_resolved_file_holds_absolute_paths_only() -> None:
+    file = ExperimentFile.model_validate(yaml.safe_load(study().to_yaml()))
+    assert file.data.videos is not None
+    paths = [file.root, file.data.videos, *(p for s in file.data.splits.values() for p in (s.train, s.test))]
+    assert all(path.is_absolute() for path in paths)
+
+
+# --- Overrides ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [
+        ("seed=9", lambda e: e.document["seed"] == 9),
+        ("data.clip.short_side=[70, 90]", lambda e: e.data.clip.short_side == (70, 90)),
+        ("data.encoding.short_side=64", lambda e: e.data.encoding.short_side == 64),
+        ("teachers.fleet.1.seed=9", lambda e: e.teachers[-1].settings.seed == 9),
+        ("teachers.fleet.0.grid.seed.1=9", lambda e: e.teachers[1].settings.seed == 9),
+        ("students.runs.-1.alpha=0.25", lambda e: e.students[1].settings.alpha == 0.25),
+        ("targets.gtd={method: gtd}", lambda e: e.targets[-1].name == "gtd"),
+        ("root=a=b", lambda e: e.root.name == "a=b"),
+    ],
+)
+def test_an_override_sets_what_it_names(override: str, found: Any) -> None:
+    assert found(study(override))
+
+
+def test_the_last_of_two_overrides_wins() -> None:
+    assert study("seed=4", "seed=5") == study("seed=5")
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "data.clip.frames", ""])
+def test_an_override_without_a_name_or_a_value_is_shown_how(override: str) -> None:
+    assert answer(override).startswith(f"override '{override}'; expected a.b=value; for example ")
+
+
+@pytest.mark.parametrize(
+    "override", ["teachers.fleet.7.seed=3", "teachers.fleet.x.seed=3", "name.a=3", "seed.a.b=3", "seed=["]
+)
+def test_an_override_of_nothing_is_named(override: str) -> None:
+    assert answer(override).startswith(f"override '{override}' names no setting: ")
+
+
+# --- Files that are no experiment --------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"experiment .*nowhere\.yaml: No such file or directory; give the"):
+        load(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name: [", "\t- tabs", "name: *nobody", "!!python/object:os.system {}", "name: 2024-13-45", "a: \0"],
+)
+def test_what_is_not_yaml_is_said_to_be_none(text: str) -> None:
+    assert answer(text=text).startswith("study.yaml is not YAML: ")
+
+
+def test_a_file_of_bytes_is_said_to_be_no_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(UsageError, match=r"video\.mp4 is not YAML: .*; expected text in UTF-8"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "- a list\n", "a word"])
+def test_a_file_without_an_experiment_is_told_what_one_holds(text: str) -> None:
+    message = answer(text=text)
+    assert (
+        message == "study.yaml holds no experiment; expected a mapping with name, root, data, teachers, ..."
+    )
+
+
+# --- Networks, which only the pipeline knows ---------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_the_pipeline_loads_what_the_experiment_says(written: Path) -> None:
+    assert pipeline.load(written) == load(written)
+
+
+@pytest.mark.parametrize(
+    ("override", "member"),
+    [("teachers.fleet.1.arch=x3d_m", "x3d_m-rgb-s3"), ("students.runs.1.arch=x3d_m", "ukd-s3")],
+)
+def test_an_unknown_network_is_named_with_its_member(written: Path, override: str, member: str) -> None:
+    known = "one of slowfast_r50_4x16, slowfast_tiny, x3d_tiny"
+    with pytest.raises(
+        UsageError, match=rf"study\.yaml: {member}-\w+: unknown network 'x3d_m'; expected {known}"
+    ):
+        pipeline.load(written, [override])
+
+
+def test_a_clip_that_does_not_divide_among_the_pathways_is_refused(written: Path) -> None:
+    problem = r"slowfast_tiny cannot sample its pathways from clips of 18 frames; expected a multiple of 4"
+    with pytest.raises(
+        UsageError, match=rf"study\.yaml: slowfast_tiny-rgb-s0-\w+: {problem}; change clip.frames"
+    ):
+        pipeline.load(written, ["data.clip.frames=18"])
