@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -136,10 +135,8 @@ def test_a_run_killed_while_teaching_ends_with_the_bytes_of_an_undisturbed_one(
 ) -> None:
     root, process = killed
     wait_until("a checkpoint", lambda: any(root.glob("teachers/*/checkpoint/*/manifest.json")))
-    children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_until("the end of the killed run's processes", lambda: not psutil.wait_procs(children, timeout=0)[1], 60)
     states = {m.state for m in read_status(RunDirectory(root), load(root))}
     assert "interrupted" in states or "pending" in states
     shards_before = modified(root)

@@ -158,11 +158,11 @@ def merge_snapshots(paths: Iterable[Path]) -> list[Metric]:
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for path in paths:
         for family in text_string_to_metric_families(path.read_text()):
+            if family.name.endswith("_created"):  # of one process, and no family of its own in OpenMetrics
+                continue
             families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             merged = values.setdefault(family.name, {})
             for sample in family.samples:
-                if sample.name.endswith("_created"):
-                    continue
                 key = (sample.name, tuple(sorted(sample.labels.items())))
                 before = 0.0 if family.type == "gauge" else merged.get(key, 0.0)
                 merged[key] = before + sample.value

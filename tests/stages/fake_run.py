@@ -15,7 +15,6 @@ from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, conten
 from ukd_dist.manifest import write_atomically
 from ukd_dist.rundir import HISTORY, RunDirectory, leave_error
 from ukd_dist.stages.evaluate import RESULT, RESULTS_CSV, Result, _csv
-from ukd_dist.rundir import HISTORY
 from ukd_dist.training.loop import Epoch, write_history
 
 CLASSES = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")

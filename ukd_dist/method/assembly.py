@@ -211,7 +211,7 @@ def _accumulate(limbs: Tensor, terms: Tensor, sign: int) -> None:
 def _to_float(limbs: Tensor) -> Tensor:
     """Returns the values of limbs [..., 2] as float64 [...], as exact as float64 is.
 
-    The low limbs of K teachers are worth less than K * 2^-14: what rounding them loses is below K * 2^-57.
+    The low limbs of K teachers are worth at most K * 2^-15: rounding them loses no more than K * 2^-68.
     """
     high, low = limbs.unbind(-1)
     return high.double() * 2.0**-HIGH_BITS + low.double() * 2.0 ** -(HIGH_BITS + LOW_BITS)

@@ -56,11 +56,10 @@ def distillation_loss(
         DataError: If the target's shape is not the logits'.
     """
     _check(student_logits_nc, target_nc, alpha, temperature, space)
-    with torch.autocast(student_logits_nc.device.type, enabled=False):
-        logits_nc = student_logits_nc.to(torch.promote_types(student_logits_nc.dtype, torch.float32))
-        ce = cross_entropy(logits_nc, labels_n, label_smoothing=label_smoothing)
-        kl = _softened_kl(logits_nc, target_nc.detach(), temperature, space).to(ce.dtype)
-        return DistillationLoss(alpha * ce + (1.0 - alpha) * kl, ce, kl)
+    logits_nc = student_logits_nc.to(torch.promote_types(student_logits_nc.dtype, torch.float32))
+    ce = cross_entropy(logits_nc, labels_n, label_smoothing=label_smoothing)
+    kl = _softened_kl(logits_nc, target_nc.detach(), temperature, space).to(ce.dtype)
+    return DistillationLoss(alpha * ce + (1.0 - alpha) * kl, ce, kl)
 
 
 def _softened_kl(logits_nc: Tensor, target_nc: Tensor, temperature: float, space: Space) -> Tensor:

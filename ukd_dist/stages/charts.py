@@ -137,8 +137,9 @@ def _y(scale: Scale, value: float) -> float:
 def _line(
     svg: ElementTree.Element, css: str, points: Sequence[tuple[float, float]], title: str | None = None
 ) -> None:
-    # A line of one point is drawn by its round ends, if it goes somewhere: so it goes nowhere twice.
-    path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in (points if len(points) > 1 else [*points, *points]))
+    if len(points) == 1:  # drawn by the round ends of a line that goes nowhere
+        css, points = f"{css} point", [*points, *points]
+    path = "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points)
     line = ElementTree.SubElement(svg, "path", {"class": css, "d": path})
     if title is not None:
         ElementTree.SubElement(line, "title").text = title

@@ -1,8 +1,8 @@
 """The run on one page: what is done, what was measured, what it cost, and what was run.
 
 Reads what the other stages left under the root and disturbs nothing, so a run that is going on or that failed
-has a page too: what is missing is marked as missing. The page holds no clock, no host and no path of its own:
-the same run gives the same bytes. Left out: the study over the number of teachers, example clips.
+has a page too: what is missing is marked as missing. The page holds no clock: the same run gives the same
+bytes. Left out: the study over the number of teachers, example clips.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from ukd_dist import __version__, manifest
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content
-from ukd_dist.rundir import RunDirectory, read_history, read_history
+from ukd_dist.rundir import RunDirectory, read_history
 from ukd_dist.stages.charts import SHARE, Curve, Scale, line_chart, style
 from ukd_dist.stages.evaluate import RESULTS_CSV, Result, read_result
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
@@ -189,7 +189,7 @@ def read_groups(run: RunDirectory, experiment: Experiment) -> list[Group]:
         kind, name, target, directory = _describe(run, member)
         found = _read_member(directory, statuses[kind, member.id], member.settings.seed)
         key = str([kind, target, {**content(member.settings), "seed": None}])
-        settings = _flat(member.settings.model_dump(mode="json", exclude={"seed", "resources"}))
+        settings = _flat(member.settings.model_dump(mode="json", exclude={"seed"}))
         group = groups.get(key) or Group(kind, name, member.settings.modality, (), settings, target)
         groups[key] = replace(group, members=(*group.members, found))
     return _with_notes(list(groups.values()))
@@ -225,8 +225,7 @@ def compare(students: Sequence[Group]) -> list[Comparison]:
             differences = {mine.seed: mine.top1 - other.top1 for mine, other in pairs}
             error = math.hypot(*map(standard_error, pairs[0])) if pairs else 0.0
             top1 = estimate(list(differences.values()), error) if pairs else None
-            also = tuple(_unlike(group, baseline))
-            comparisons.append(Comparison(group, baseline, also, differences, top1))
+            comparisons.append(Comparison(group, baseline, _also(group, baseline), differences, top1))
     return comparisons
 
 
@@ -258,12 +257,14 @@ def t_quantile(dof: int) -> float:
 
 def costs(students: Sequence[Group], measure: Callable[[Sequence[Epoch]], float]) -> list[Cost]:
     """A figure of each student's history, with its ratio to the undistilled student's."""
-    values = {g.label: [measure(m.history) for m in g.members if m.history] for g in students}
+
+    def values(group: Group | None) -> list[float]:
+        return [measure(m.history) for m in group.members if m.history] if group else []
+
     found = []
     for group in students:
-        baseline = _baseline(group, students) if group.target else None
-        theirs = values[baseline.label] if baseline else []
-        if mine := values[group.label]:
+        theirs = values(_baseline(group, students) if group.target else None)
+        if mine := values(group):
             found.append(Cost(group, mine, fmean(mine) / fmean(theirs) if theirs else None))
     return found
 
@@ -272,15 +273,11 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
     """All that the template shows."""
     groups, fusions = read_groups(run, experiment), read_fusions(run, experiment)
     teachers, students = ([g for g in groups if g.kind == kind] for kind in ("teacher", "student"))
-    statuses, results = read_status(run, experiment), results_rows(run, experiment)
-    comparisons = compare(students)
-    margins = [abs(c.top1.mean) + c.top1.margin for c in comparisons if c.top1]
-    members = [m for g in (*groups, *fusions) for m in g.members]
+    members, statuses = [m for g in (*groups, *fusions) for m in g.members], read_status(run, experiment)
     shards = manifest.read(run.shards)
     classes = list(shards.settings["classes"]) if shards else []
     chance = 1 / len(classes) if classes else None
-    seconds = costs(students, lambda history: median(e.seconds for e in history))
-    memory = costs(students, lambda history: max(e.peak_memory_bytes for e in history) / 2**20)
+    comparisons = compare(students)
     return {
         "version": __version__,
         "experiment": experiment,
@@ -291,22 +288,29 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
         "shards": shards,
         "classes": classes,
         "chance": chance,
-        "support": next(([sum(row) for row in r.confusion] for r in results if r.confusion), []),
-        "clips": results[0].clips if results else 0,
-        "teachers": teachers,
+        "support": next(([sum(row) for row in m.result.confusion] for m in members if m.result), []),
+        "sections": [("Teachers", teachers), ("Students", students), ("Fusions", fusions)],
+        "members": [*teachers, *students],
         "students": students,
-        "fusions": fusions,
         "comparisons": comparisons,
         "costs": [
-            ("s", "seconds an epoch", seconds),
-            ("MiB", "peak memory, MiB", memory),
+            ("s", "seconds an epoch", costs(students, lambda history: median(e.seconds for e in history))),
+            ("MiB", "peak memory, MiB", costs(students, _peak_mib)),
         ],
-        "teacher_seconds": sum(e.seconds for g in teachers for m in g.members for e in m.history),
+        "teacher_seconds": [
+            sum(e.seconds for e in m.history) for g in teachers for m in g.members if m.history
+        ],
         "curves": [("Teachers", *_curves(teachers, chance)), ("Students", *_curves(students, chance))],
         "share": SHARE,
-        "difference_scale": Scale.over(margins, symmetric=True),
+        "difference_scale": Scale.over(
+            [abs(c.top1.mean) + c.top1.margin for c in comparisons if c.top1], symmetric=True
+        ),
         "scale_over": Scale.over,
     }
+
+
+def _peak_mib(history: Sequence[Epoch]) -> float:
+    return max(epoch.peak_memory_bytes for epoch in history) / 2**20
 
 
 def _state(statuses: Sequence[MemberStatus], members: Sequence[Member], held: bool) -> str:
@@ -377,9 +381,18 @@ def _with_notes(groups: Sequence[Group]) -> list[Group]:
         twins = [
             g for g in groups if (g.kind, g.name, g.modality) == (group.kind, group.name, group.modality)
         ]
-        differing = [k for k in group.settings if any(t.settings.get(k) != group.settings[k] for t in twins)]
+        differing = [k for k in group.settings if any(k in _unlike(group, twin) for twin in twins)]
         noted.append(replace(group, note=", ".join(f"{k} {group.settings[k]}" for k in differing)))
     return noted
+
+
+def _unlike(group: Group, other: Group) -> list[str]:
+    """Settings that differ, of those that determine what a training produces."""
+    return [
+        key
+        for key, value in group.settings.items()
+        if value != other.settings.get(key) and not key.startswith("resources.")
+    ]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -392,22 +405,20 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _baseline(group: Group, students: Sequence[Group]) -> Group | None:
-    network = group.settings["arch"], group.modality
-    undistilled = [g for g in students if not g.target and (g.settings["arch"], g.modality) == network]
+    network = "student", group.settings["arch"], group.modality
+    undistilled = [
+        g for g in students if (g.kind, g.settings["arch"], g.modality) == network and not g.target
+    ]
     seeds = {m.seed for m in group.members}
 
     def likeness(other: Group) -> tuple[int, int]:
-        return -len(_unlike(group, other)), len(seeds & {m.seed for m in other.members})
+        return -len(_also(group, other)), len(seeds & {m.seed for m in other.members})
 
     return max(undistilled, key=likeness, default=None)
 
 
-def _unlike(group: Group, baseline: Group) -> list[str]:
-    return [
-        key
-        for key, value in group.settings.items()
-        if key not in _DISTILLATION and value != baseline.settings[key]
-    ]
+def _also(group: Group, baseline: Group) -> tuple[str, ...]:
+    return tuple(key for key in _unlike(group, baseline) if key not in _DISTILLATION)
 
 
 def _read_csv(path: Path) -> dict[str, dict[str, str]]:

@@ -1,0 +1,397 @@
+"""Metrics: what a process recorded outlives it, sums over processes, and reaches a real Prometheus."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import Metric
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from ukd_dist.errors import ResourceError
+from ukd_dist.metrics import CATALOGUE, Recorder, exporting, merge_snapshots
+from ukd_dist.status import STATES
+
+STATE_COUNTS = dict.fromkeys(STATES, 0) | {"done": 3, "running": 2}
+
+
+def record(
+    directory: Path, *, stage: str = "teach", member: str = "x3d_tiny-rgb-s0", rank: int = 0
+) -> Recorder:
+    return Recorder(directory, run="study", stage=stage, member=member, rank=rank)
+
+
+def merged(directory: Path) -> list[Metric]:
+    return merge_snapshots(sorted(directory.glob("*.prom"), key=lambda path: path.stat().st_mtime_ns))
+
+
+def value(families: Iterable[Metric], name: str, **labels: str) -> float:
+    """The one sample with that name and those labels, among others."""
+    (found,) = (
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+    return float(found)
+
+
+def get(port: int, path: str, accept: str = "text/plain") -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path, headers={"Accept": accept})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        return answer.read().decode()
+    finally:
+        connection.close()
+
+
+# --- The catalogue -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "label"),
+    [
+        ("ukd_epoch_seconds", "gauge", None),
+        ("ukd_step_seconds", "histogram", None),
+        ("ukd_data_wait_seconds_total", "counter", None),
+        ("ukd_clips_total", "counter", None),
+        ("ukd_memory_peak_bytes", "gauge", "device"),
+        ("ukd_loss", "gauge", "kind"),
+        ("ukd_accuracy_ratio", "gauge", "split"),
+        ("ukd_teachers", "gauge", "state"),
+        ("ukd_reduce_logits_bytes_total", "counter", None),
+        ("ukd_rejected_samples_total", "counter", "reason"),
+    ],
+)
+def test_the_catalogue_holds_what_the_specification_names(name: str, kind: str, label: str | None) -> None:
+    assert CATALOGUE[name].kind == kind
+    assert label is None or label in CATALOGUE[name].labels
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_names_follow_the_conventions_and_units_are_base_units(name: str) -> None:
+    definition = CATALOGUE[name]
+    assert re.fullmatch(r"ukd(_[a-z]+)+", name)
+    assert name.endswith("_total") == (definition.kind == "counter")
+    assert not re.search(r"_(ms|millis|minutes|hours|kb|mb|mib|gb|gib|percent)(_|$)", name)
+    assert definition.help.endswith(".")
+
+
+@pytest.mark.parametrize("name", [name for name, d in CATALOGUE.items() if d.kind != "gauge"])
+def test_only_gauges_carry_a_member(name: str) -> None:
+    """A counter for each of a thousand teachers would never go away again."""
+    assert "member" not in CATALOGUE[name].labels
+
+
+# --- Snapshots ---------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_says_run_stage_and_rank_and_gauges_their_member(tmp_path: Path) -> None:
+    with record(tmp_path, stage="distill", member="ukd-s0", rank=3) as recorder:
+        recorder.count("ukd_clips_total", 16)
+        recorder.set("ukd_epoch", 2)
+        recorder.observe("ukd_step_seconds", 0.2)
+        recorder.set("ukd_loss", 1.5, kind="ce")
+        recorder.count("ukd_rejected_samples_total", reason="no frames")
+    families = merged(tmp_path)
+    common = {"run": "study", "stage": "distill", "rank": "3"}
+    labels = {f.name: s.labels for f in families for s in f.samples if "le" not in s.labels}
+    assert labels == {
+        "ukd_clips": common,
+        "ukd_epoch": {**common, "member": "ukd-s0"},
+        "ukd_step_seconds": common,
+        "ukd_loss": {**common, "member": "ukd-s0", "kind": "ce"},
+        "ukd_rejected_samples": {**common, "reason": "no frames"},
+    }
+
+
+def test_a_name_outside_the_catalogue_is_refused(tmp_path: Path) -> None:
+    with record(tmp_path) as recorder, pytest.raises(KeyError):
+        recorder.count("ukd_clipz_total")
+
+
+def test_a_process_that_recorded_nothing_is_no_trouble(tmp_path: Path) -> None:
+    with record(tmp_path):
+        pass
+    assert merged(tmp_path) == []
+
+
+def test_counts_and_histograms_are_summed_over_processes(tmp_path: Path) -> None:
+    for amount, seconds in ((16, 0.02), (8, 0.2), (4, 99.0)):
+        with record(tmp_path) as recorder:
+            recorder.count("ukd_clips_total", amount)
+            recorder.observe("ukd_step_seconds", seconds)
+    families = merged(tmp_path)
+    assert value(families, "ukd_clips_total") == 28
+    assert value(families, "ukd_step_seconds_count") == 3
+    assert value(families, "ukd_step_seconds_sum") == pytest.approx(99.22)
+    assert [
+        value(families, "ukd_step_seconds_bucket", le=le) for le in ("0.01", "0.025", "0.25", "+Inf")
+    ] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
+def test_of_a_gauge_the_latest_holds(tmp_path: Path) -> None:
+    first, second = record(tmp_path), record(tmp_path)
+    with first:
+        first.set("ukd_epoch", 7)
+    with second:
+        second.set("ukd_epoch", 2)
+    assert value(merged(tmp_path), "ukd_epoch") == 2
+    first.write()
+    assert value(merged(tmp_path), "ukd_epoch") == 7
+
+
+def test_members_ranks_and_stages_stay_apart(tmp_path: Path) -> None:
+    for stage, member, rank in (
+        ("teach", "a", 0),
+        ("teach", "b", 0),
+        ("distill", "c", 0),
+        ("distill", "c", 1),
+    ):
+        with record(tmp_path, stage=stage, member=member, rank=rank) as recorder:
+            recorder.count("ukd_clips_total", 1)
+            recorder.set("ukd_epoch", 1)
+    families = merged(tmp_path)
+    assert value(families, "ukd_clips_total", stage="teach") == 2
+    assert [value(families, "ukd_clips_total", stage="distill", rank=rank) for rank in "01"] == [1, 1]
+    assert [value(families, "ukd_epoch", member=member) for member in "ab"] == [1, 1]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    counts=st.lists(st.lists(st.integers(0, 2**40), max_size=4), min_size=1, max_size=4), order=st.randoms()
+)
+def test_a_sum_is_that_of_all_counts_in_whatever_order_they_came(
+    counts: list[list[int]], order: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("metrics")
+    for amounts in counts:
+        recorder = record(directory)
+        for amount in [0, *amounts]:
+            recorder.count("ukd_reduce_logits_bytes_total", amount)
+        recorder.write()
+    paths = list(directory.glob("*.prom"))
+    order.shuffle(paths)
+    assert value(merge_snapshots(paths), "ukd_reduce_logits_bytes_total") == sum(map(sum, counts))
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from ukd_dist.metrics import Recorder
+
+with Recorder(Path(sys.argv[1]), run="study", stage="teach", member="a") as recorder:
+    recorder.count("ukd_clips_total", 40)
+    recorder.write()
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_wrote_is_still_counted(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.kill()
+    with record(tmp_path, member="a") as recorder:
+        recorder.count("ukd_clips_total", 2)
+    assert value(merged(tmp_path), "ukd_clips_total") == 42
+
+
+def test_a_process_writes_by_itself_while_it_works(tmp_path: Path) -> None:
+    with record(tmp_path) as recorder:
+        recorder.count("ukd_clips_total", 5)
+        wait_for(lambda: merged(tmp_path), "a snapshot", seconds=10)
+        assert value(merged(tmp_path), "ukd_clips_total") == 5
+
+
+# --- The exporter ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """What a few processes of a run have written."""
+    directory = tmp_path / "metrics"
+    for rank, member in ((0, "a"), (0, "b"), (1, "c")):
+        with record(directory, member=member, rank=rank) as recorder:
+            recorder.count("ukd_clips_total", 100)
+            recorder.count("ukd_data_wait_seconds_total", 0.25)
+            recorder.observe("ukd_step_seconds", 0.02)
+            recorder.set("ukd_epoch_seconds", 1.5)
+            recorder.set("ukd_loss", 0.5, kind="total")
+            recorder.set("ukd_memory_peak_bytes", 2**30, device="cpu")
+            recorder.set("ukd_accuracy_ratio", 0.75, split="train")
+    return directory
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[int]:
+    with exporting(directory, "study", 0, lambda: STATE_COUNTS) as port:
+        assert port is not None
+        yield port
+
+
+def test_the_exporter_serves_the_sum_of_all_snapshots(recorded: Path) -> None:
+    with serving(recorded) as port:
+        families = list(text_string_to_metric_families(get(port, "/metrics")))
+    assert value(families, "ukd_clips_total", rank="0") == 200
+    assert value(families, "ukd_clips_total", rank="1") == 100
+    assert value(families, "ukd_step_seconds_count", rank="0") == 2
+    assert {family.name: family.type for family in families} == {
+        name.removesuffix("_total"): CATALOGUE[name].kind
+        for name in CATALOGUE.keys()
+        - {"ukd_epoch", "ukd_reduce_logits_bytes_total", "ukd_rejected_samples_total"}
+    }
+
+
+def test_the_exporter_serves_teachers_by_state(recorded: Path) -> None:
+    with serving(recorded) as port:
+        families = list(text_string_to_metric_families(get(port, "/metrics")))
+    for state, number in STATE_COUNTS.items():
+        labels = {"run": "study", "stage": "teach", "rank": "0", "state": state}
+        assert value(families, "ukd_teachers", **labels) == number
+
+
+def test_the_exporter_speaks_openmetrics_as_prometheus_asks_for(recorded: Path) -> None:
+    accept = "application/openmetrics-text; version=1.0.0"
+    with serving(recorded) as port:
+        text = get(port, "/metrics", accept)
+    assert text.endswith("# EOF\n")
+    assert value(openmetrics.text_string_to_metric_families(text), "ukd_clips_total", rank="0") == 200
+
+
+def test_the_exporter_serves_what_is_recorded_while_it_runs(tmp_path: Path) -> None:
+    with serving(tmp_path) as port:
+        assert "ukd_clips_total" not in get(port, "/metrics")
+        with record(tmp_path) as recorder:
+            recorder.count("ukd_clips_total", 3)
+        assert value(text_string_to_metric_families(get(port, "/metrics")), "ukd_clips_total") == 3
+
+
+def test_promtool_finds_nothing_to_say(recorded: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool: it comes with Debian's prometheus")
+    with serving(recorded) as port:
+        text = get(port, "/metrics")
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path) as port:
+        with pytest.raises(ResourceError) as caught, exporting(tmp_path, "study", port, lambda: {}):
+            pass
+        assert (tmp_path / "targets.json").exists()
+    expected = f"cluster.metrics_port {port}: Address already in use; choose another, or 0 for a free one"
+    assert str(caught.value) == expected
+
+
+def test_without_a_port_nothing_is_served_or_written(tmp_path: Path) -> None:
+    with exporting(tmp_path, "study", None, lambda: {}) as port:
+        assert port is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_address_is_there_for_prometheus_as_long_as_it_is_served(tmp_path: Path) -> None:
+    with serving(tmp_path) as port:
+        targets = json.loads((tmp_path / "targets.json").read_text())
+        assert targets == [{"targets": [f"{socket.gethostname()}:{port}"], "labels": {"run": "study"}}]
+    assert not (tmp_path / "targets.json").exists()
+
+
+def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
+    with serving(tmp_path) as port:
+        pass
+    with exporting(tmp_path, "study", port, lambda: {}) as again:
+        assert again == port
+
+
+# --- A real Prometheus -------------------------------------------------------------------------------------
+
+CONFIGURATION = """
+scrape_configs:
+  - job_name: ukd
+    scrape_interval: 250ms
+    file_sd_configs: [{files: [TARGETS]}]
+"""
+
+
+@contextmanager
+def prometheus(folder: Path, targets: Path) -> Iterator[int]:
+    """Debian's Prometheus on a free port."""
+    binary = shutil.which("prometheus")
+    if binary is None:
+        pytest.skip("no prometheus: apt-get install prometheus")
+    configuration, port = folder / "prometheus.yml", free_port()
+    configuration.write_text(CONFIGURATION.replace("TARGETS", json.dumps(str(targets))))
+    command = [
+        binary,
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    log = folder / "prometheus.log"
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            yield port
+        finally:
+            process.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Any, what: str, *, seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"no {what} in {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+def query(port: int, expression: str) -> list[dict[str, Any]]:
+    try:
+        answer = json.loads(get(port, f"/api/v1/query?query={quote(expression)}"))
+    except (ConnectionError, AssertionError):  # it is still starting
+        return []
+    found: list[dict[str, Any]] = answer["data"]["result"]
+    return found
+
+
+def test_a_real_prometheus_finds_the_run_and_its_counts(recorded: Path, tmp_path: Path) -> None:
+    with serving(recorded) as served, prometheus(tmp_path, recorded / "targets.json") as port:
+        found = wait_for(lambda: query(port, "ukd_clips_total"), "answer of Prometheus")
+        (teachers,) = query(port, 'ukd_teachers{state="done"}')
+    counts = {result["metric"]["rank"]: float(result["value"][1]) for result in found}
+    assert counts == {"0": 200, "1": 100}
+    labels = {"run": "study", "stage": "teach", "job": "ukd", "instance": f"{socket.gethostname()}:{served}"}
+    assert all(labels.items() <= result["metric"].items() for result in found)
+    assert float(teachers["value"][1]) == 3
