@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -283,19 +284,27 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
 # --- Whole or not at all -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB."""
+@contextmanager
+def mounted_disk(folder: Path) -> Iterator[Path]:
+    """A disk of 64 KiB in `folder`; skips the test where it cannot be mounted."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
-    disk = tmp_path / "disk"
+    disk = folder / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode != 0:
         pytest.skip(f"no small disk: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted_disk(tmp_path) as disk:
+        yield disk
 
 
 def test_a_full_disk_leaves_the_old_content_and_nothing_beside_it(small_disk: Path) -> None:

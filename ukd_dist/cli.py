@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -217,21 +218,19 @@ def _answering(debug: bool) -> Iterator[None]:
     try:
         yield
     except UkdError as error:
-        if debug:
-            raise
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, debug)
     except OSError as error:
-        if debug:
-            raise
         hint = (
             "; free some space and run again: what is finished is kept" if error.errno == errno.ENOSPC else ""
         )
-        _fail(f"{error.filename or 'file system'}: {error.strerror or error}{hint}", 1)
+        _fail(f"{error.filename or 'file system'}: {error.strerror or error}{hint}", 1, debug)
     except KeyboardInterrupt:
-        _fail("interrupted; run again to go on", 1)
+        _fail("interrupted; run again to go on", 1, debug)
 
 
-def _fail(message: str, exit_code: int) -> None:
+def _fail(message: str, exit_code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
     print(f"ukd: {' '.join(message.split())}", file=sys.stderr)
     raise typer.Exit(exit_code)
 
