@@ -40,7 +40,7 @@ KNOWS = {
     "training": {"vocabulary", "models", "data"},
     "cluster": {"vocabulary"},
     "stages": {"vocabulary", "method", "data", "training", "cluster"},
-    "pipeline": {"vocabulary", "models", "cluster", "stages"},
+    "pipeline": {"vocabulary", "models", "data", "cluster", "stages"},
     "doctor": {"vocabulary", "data"},
     "cli": {"vocabulary", "data", "stages", "pipeline", "doctor"},
 }

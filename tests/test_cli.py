@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.test_manifest import mounted_disk
 from ukd_dist import pipeline
@@ -43,7 +42,7 @@ cluster: {metrics_port: null}
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an experiment, and lists of videos that are there; nothing gets as far as decoding them."""
+    """A folder with an experiment and lists of videos, which are empty: no test gets as far as decoding."""
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(STUDY)
     Path("lists").mkdir()
@@ -114,15 +113,27 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> Non
     assert result.stderr.splitlines()[-1].startswith(f"ukd: {tmp_path} holds no experiment.yaml")
 
 
+INTERRUPTIBLE = """
+import signal
+from ukd_dist.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit another
+main()
+"""
+
+
 def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ukd_dist.cli", "synth", str(tmp_path), "--train-clips", "99"]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "synth", str(tmp_path), "--train-clips", "99"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 30
-        while not any(tmp_path.glob("videos/*/*.mp4")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        try:
+            deadline = time.monotonic() + 30
+            while not any(tmp_path.glob("videos/*/*.mp4")):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, stdout) == (1, "")
     assert stderr == "ukd: interrupted; run again to go on\n"
 
@@ -275,9 +286,9 @@ def test_a_stage_before_its_shards_says_which_command_makes_them(here: Path, com
 
 
 def sharding() -> str:
-    """What `ukd shard` says, which leaves no shards."""
+    """What `ukd shard` says before it writes anything."""
     line = told(invoke("shard", "study.yaml"), exit_code=1)
-    assert not Path("run/shards").exists()
+    assert not Path("run").exists()
     return line
 
 
@@ -360,7 +371,7 @@ def test_a_path_that_leads_nowhere_is_wrong_usage(here: Path, override: str, pro
         arguments.append("data.classes=lists/mapping_table.txt")
     line = told(invoke("shard", "study.yaml", *arguments), exit_code=2)
     assert line.startswith(problem.format(here=here))
-    assert not Path("run/shards").exists()
+    assert not Path("run").exists()
 
 
 # --- Roots and disks ---------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def answer(*overrides: str, text: str = STUDY) -> str:
 
 
 def members(experiment: Experiment) -> list[str]:
-    return [m.id for m in (*experiment.teachers, *experiment.targets, *experiment.students)]
+    students = [student.id for student in experiment.students]
+    return [*teacher_ids(experiment), *(target.id for target in experiment.targets), *students]
 
 
 def teacher_ids(experiment: Experiment) -> list[str]:

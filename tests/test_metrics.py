@@ -28,7 +28,7 @@ from ukd_dist.errors import ResourceError
 from ukd_dist.metrics import CATALOGUE, Recorder, exporting, merge_snapshots
 from ukd_dist.status import STATES
 
-STATE_COUNTS = dict.fromkeys(STATES, 0) | {"done": 3, "running": 2}
+STATE_COUNTS: dict[str, int] = {**dict.fromkeys(STATES, 0), "done": 3, "running": 2}
 
 
 def record(

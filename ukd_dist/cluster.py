@@ -25,6 +25,7 @@ from ukd_dist.errors import ResourceError, TrainingError, UkdError
 
 ONE_CPU = Resources(cpus=1)
 _POLL_SECONDS = 0.5
+_REACH_SECONDS = 5.0
 _WINDOW = 2  # tasks submitted beyond those that can run, so that no worker waits for the coordinator
 
 
@@ -159,8 +160,9 @@ class RayCluster:
             self._local = _start_local(self._settings)
             address = self._local.address
         try:
+            _reach(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ResourceError(
                 f"no Ray cluster at '{address}' ({_last_line(error)})",
                 action="start one (`ray start --head`), or remove cluster.address to use this machine alone",
@@ -268,6 +270,13 @@ def _copies(node: dict[str, float], resources: Resources) -> int:
 
 class _GroupError(Exception):
     """A group of ranks ended for no reason of its own."""
+
+
+def _reach(address: str) -> None:
+    """Fail within seconds where nothing listens at `host:port`: ray.init would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), _REACH_SECONDS).close()
 
 
 def _start_local(settings: Cluster) -> Any:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ukd_dist import experiment as experiments
 from ukd_dist.cluster import RayCluster
-from ukd_dist.errors import UsageError
+from ukd_dist.data.sources import read_source
+from ukd_dist.errors import BusyError, UkdError, UsageError
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.metrics import exporting
 from ukd_dist.models.catalogue import check
@@ -77,12 +78,23 @@ def run(
     Raises:
         UkdError: What stopped a stage. What was finished stays.
     """
-    with coordinating(experiment) as directory, _working(directory, experiment, progress, replace) as context:
-        for name in stages:
-            STAGES[name](context)
-        if not context.cluster.started:
-            progress.say(f"{directory.root}: nothing to do, {', '.join(stages)} done already")
-        return report(directory, experiment)
+    if experiment.data.source != "synthetic":
+        read_source(experiment.data)  # what is wrong with the lists is said before anything is written
+    try:
+        with (
+            coordinating(experiment) as directory,
+            _working(directory, experiment, progress, replace) as work,
+        ):
+            for name in stages:
+                STAGES[name](work)
+            if not work.cluster.started:
+                progress.say(f"{directory.root}: nothing to do, {', '.join(stages)} done already")
+    except BusyError:
+        raise
+    except UkdError:
+        report(RunDirectory(experiment.root), experiment)
+        raise
+    return report(RunDirectory(experiment.root), experiment)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from ukd_dist.errors import BusyError, UsageError
 from ukd_dist.experiment import Experiment, load
-from ukd_dist.manifest import write_atomically
+from ukd_dist.manifest import FILENAME, write_atomically
 
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
 
@@ -61,6 +61,10 @@ class RunDirectory:
     def student(self, member_id: str) -> Path:
         """One student's checkpoint, model, history and result."""
         return self.root / "students" / member_id
+
+    def finished_students(self) -> list[Path]:
+        """Directories of all students that are finished, the present experiment's or not."""
+        return sorted(path.parent for path in (self.root / "students").glob(f"*/{FILENAME}"))
 
     @property
     def report(self) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from tests.method import oracle
+from tests.method.threads import with_threads
 from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.method.assembly import HIGH_BITS, LOW_BITS, MAX_OPINIONS, MAX_TERM, Assembly
 from ukd_dist.method.weighting import Weighting
@@ -23,15 +23,6 @@ SOFT = [Weighting(method=m, space="probs", temperature=20.0) for m in ("pkd", "g
 WEIGHTINGS = [PKD, GTD, AVG, *SOFT]
 
 Fleet = tuple[Tensor, Tensor]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that meet at every small operation are slow on a busy machine; one test asks for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @st.composite
@@ -191,11 +182,8 @@ def test_the_division_into_blocks_changes_no_byte(weighting: Weighting, num_clas
 def test_the_number_of_threads_changes_no_byte(weighting: Weighting, threads: int) -> None:
     logits_knc, labels_n = random_fleet(2, 401, 400)
     expected = assemble(weighting, logits_knc, labels_n)
-    torch.set_num_threads(threads)
-    try:
-        assert same_bytes(assemble(weighting, logits_knc, labels_n), expected)
-    finally:
-        torch.set_num_threads(1)
+    found = with_threads(threads, lambda: assemble(weighting, logits_knc, labels_n))
+    assert same_bytes(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from tests.method import oracle
+from tests.method.threads import with_threads
 from ukd_dist.errors import DataError, UsageError
 from ukd_dist.method.weighting import (
     GTD_FLOOR,
@@ -21,19 +20,9 @@ from ukd_dist.method.weighting import (
     average_weights,
     gtd_weights,
     pkd_weights,
-    row_sums,
 )
 
 METHODS: tuple[Method, ...] = ("pkd", "gtd", "avg")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that meet at every small operation are slow on a busy machine; two tests ask for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @st.composite
@@ -143,27 +132,6 @@ def test_a_rows_weight_is_the_same_bytes_in_any_block_and_at_any_number_of_threa
     assert torch.equal(with_threads(3, lambda: weights(logits_nc, labels_n)), expected)
 
 
-def with_threads(number: int, work: Callable[[], Tensor]) -> Tensor:
-    torch.set_num_threads(number)
-    try:
-        return work()
-    finally:
-        torch.set_num_threads(1)
-
-
-@given(arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=st.integers(-1000, 1000)))
-@settings(deadline=None)
-def test_row_sums_are_sums_whatever_the_width(values: np.ndarray) -> None:
-    assert row_sums(torch.from_numpy(values).double()).tolist() == values.sum(axis=1).tolist()
-
-
-@pytest.mark.parametrize("width", [2, 11, 400, 100_001])
-def test_a_row_sums_to_the_same_bytes_alone_and_among_others(width: int) -> None:
-    rows = torch.randn(9, width, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    alone = torch.cat([row_sums(row[None].clone()) for row in rows])
-    assert torch.equal(with_threads(3, lambda: row_sums(rows.clone())), alone)
-
-
 def test_weighing_leaves_the_logits_alone() -> None:
     logits_nc = torch.randn(4, 3, dtype=torch.float64)
     before = logits_nc.clone()
@@ -192,60 +160,11 @@ def test_a_floor_that_is_no_positive_number_is_refused(floor: float) -> None:
         gtd_weights(LOGITS, LABELS, floor)
 
 
-def test_a_single_class_is_refused() -> None:
-    with pytest.raises(
-        DataError, match="logits for 1 classes; expected at least 2 classes; check the class list"
-    ):
-        pkd_weights(torch.zeros(2, 1), LABELS, 0.99)
-
-
-def test_labels_that_are_no_class_are_counted_and_the_first_is_named() -> None:
-    with pytest.raises(
-        DataError, match=r"2 labels are no class .* row 1: 3; expected labels from 0 to 2; use"
-    ):
-        average_weights(torch.zeros(3, 3), torch.tensor([0, 3, -1]))
-
-
-@pytest.mark.parametrize(
-    "labels_n",
-    [torch.tensor([0.0, 1.0]), torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([True, False])],
-)
-def test_labels_of_another_form_are_refused(labels_n: Tensor) -> None:
-    with pytest.raises(
-        DataError, match=r"^the labels are .*; expected torch.int64 \[2\], one for each row .*; give"
-    ):
-        average_weights(LOGITS, labels_n)
-
-
-@pytest.mark.parametrize(
-    "logits_nc", [torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3), torch.zeros(2, 3, 1)]
-)
-def test_logits_of_another_form_are_refused(logits_nc: Tensor) -> None:
-    with pytest.raises(
-        DataError, match=r"^the logits are .*; expected float16, float32 or float64 \[rows, classes\]"
-    ):
-        average_weights(logits_nc, LABELS)
-
-
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_nan_and_infinite_logits_are_counted_and_the_first_row_is_named(
-    method: Method, dtype: torch.dtype, value: float
-) -> None:
-    logits_nc = torch.zeros(9, 3, dtype=dtype)
-    logits_nc[4, 1] = logits_nc[7, 0] = logits_nc[7, 2] = value
-    with pytest.raises(
-        DataError, match=r"^3 logits are NaN or infinite, the first in row 4; expected finite"
-    ):
-        Weighting(method=method).weights(logits_nc, torch.zeros(9, dtype=torch.int64))
-
-
-def test_logits_beyond_the_range_are_counted_and_the_first_row_is_named() -> None:
-    with pytest.raises(
-        DataError, match=r"^1 logits are out of range, the first in row 1; expected .* 2\^29; leave"
-    ):
-        average_weights(torch.tensor([[0.0, 1.0], [-6e8, 1.0]]), torch.tensor([0, 0]))
+def test_every_weighting_refuses_what_is_no_opinion(method: Method) -> None:
+    logits_nc = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 0.0]])
+    with pytest.raises(DataError, match=r"^1 logits are NaN or infinite, the first in row 1; expected"):
+        Weighting(method=method).weights(logits_nc, LABELS)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ukd_dist import manifest
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content, parse
 from ukd_dist.manifest import write_atomically
 from ukd_dist.rundir import HISTORY, RunDirectory, leave_error
-from ukd_dist.stages.evaluate import RESULT, RESULTS_CSV, Result, _csv
+from ukd_dist.stages.evaluate import RESULT, Result, fusions, write_results
 from ukd_dist.training.loop import Epoch, write_history
 
 CLASSES = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")
@@ -90,12 +90,11 @@ def fail(directory: Path, message: str) -> None:
 
 
 def evaluate(run: RunDirectory, wanted: Experiment, classes: Sequence[str] = CLASSES) -> list[Result]:
-    """result.json of every member and results.csv; fusions come last."""
+    """result.json of every member, fusions.json and results.csv; fusions come last."""
     results = [_save(run.teacher(t.id), _result(run.teacher(t.id), t, classes)) for t in wanted.teachers]
     results += [_save(run.student(s.id), _result(run.student(s.id), s, classes)) for s in wanted.students]
-    if wanted.evaluate.fusion:
-        results.append(_scored(0.75, 9, classes, kind="fusion", id="two-stream-s0", name="two-stream", of=""))
-    write_atomically(run.report / RESULTS_CSV, _csv(results))
+    results += [_scored(0.75, 9, classes, **asdict(subject)) for subject, _ in fusions(run, wanted)]
+    write_results(run, results)
     return results
 
 
@@ -153,8 +152,7 @@ def _scored(skill: float, noise: int, classes: Sequence[str], **subject: object)
     correct, clips = sum(row[i] for i, row in enumerate(confusion)), 20 * len(classes)
     per_class = {name: row[i] / 20 for i, (name, row) in enumerate(zip(classes, confusion, strict=True))}
     figures = {"top1": correct / clips, "correct": correct, "clips": clips}
-    defaults = {"modality": "rgb+flow", "seed": 0, "target": ""}
-    return Result(**{**defaults, **subject, **figures, "per_class": per_class, "confusion": confusion})  # type: ignore[arg-type]
+    return Result(**{**subject, **figures, "per_class": per_class, "confusion": confusion})  # type: ignore[arg-type]
 
 
 def _save(directory: Path, result: Result) -> Result:

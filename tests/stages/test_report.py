@@ -9,20 +9,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.stages import fake_run
 from ukd_dist import manifest
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.charts import Curve, Scale, line_chart, style
-from ukd_dist.stages.evaluate import RESULT, Result, read_result
-from ukd_dist.stages.report import compare, read_groups, report, results_rows, t_quantile
+from ukd_dist.stages.evaluate import RESULT, read_result
+from ukd_dist.stages.findings import read_fusions, read_groups
+from ukd_dist.stages.report import report, results_rows
 
 VOID = {"meta", "br"}
-T_975 = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262, 10: 2.228, 20: 2.086, 30: 2.042, 120: 1.980}
 
 
 class Page(HTMLParser):
@@ -62,14 +56,6 @@ def page_of(root: Path, text: str = fake_run.EXPERIMENT) -> Page:
     return page
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; tests only read it."""
-    path = tmp_path_factory.mktemp("finished")
-    fake_run.build(path)
-    return path
-
-
 def test_the_page_needs_no_network(root: Path) -> None:
     html = report(RunDirectory(root), fake_run.experiment(root)).read_text().lower()
     assert [
@@ -103,6 +89,13 @@ def test_the_table_says_what_the_results_say(root: Path) -> None:
         assert correct == f"{result['correct']}/{result['clips']}"
 
 
+def test_seeds_have_a_row_of_their_mean(root: Path) -> None:
+    (ukd,) = [g for g in read_groups(RunDirectory(root), fake_run.experiment(root)) if g.name == "ukd"]
+    assert ukd.top1 is not None
+    (row,) = [row for row in page_of(root).rows if row[:1] and row[0].strip().startswith("ukdrgb")]
+    assert row[1:3] == ["mean of 5", f"{100 * ukd.top1.mean:.1f} ± {100 * ukd.top1.margin:.1f}"]
+
+
 def test_the_head_says_what_was_done_and_with_what(root: Path) -> None:
     text = page_of(root).text
     assert "miniature done" in text
@@ -117,62 +110,6 @@ def test_chance_and_the_error_of_one_network_are_stated(root: Path) -> None:
     assert "that of 50% on 220 clips is 3.4 points" in text
 
 
-def test_seeds_give_a_mean_with_its_t_interval(root: Path) -> None:
-    (ukd,) = [g for g in read_groups(RunDirectory(root), fake_run.experiment(root)) if g.name == "ukd"]
-    values = np.array([m.result.top1 for m in ukd.members if m.result])
-    assert ukd.top1 is not None
-    assert ukd.top1.mean == pytest.approx(values.mean())
-    assert ukd.top1.margin == pytest.approx(T_975[4] * values.std(ddof=1) / math.sqrt(5), rel=1e-3)
-    (row,) = [row for row in page_of(root).rows if row[:1] and row[0].strip().startswith("ukdrgb")]
-    assert row[1:3] == ["mean of 5", f"{100 * ukd.top1.mean:.1f} ± {100 * ukd.top1.margin:.1f}"]
-
-
-def test_a_distilled_student_is_compared_seed_by_seed(root: Path) -> None:
-    run, experiment = RunDirectory(root), fake_run.experiment(root)
-    top1 = {(r.name, r.seed): r.top1 for r in results_rows(run, experiment)}
-    differences = np.array([top1["avg2", seed] - top1["baseline", seed] for seed in (0, 1, 2)])
-    (found,) = [c for c in compare(read_groups(run, experiment)) if c.group.name == "avg2"]
-    assert found.top1 is not None
-    assert found.baseline.name == "baseline"
-    assert list(found.pairs) == [0, 1, 2]
-    assert found.top1.mean == pytest.approx(differences.mean())
-    assert found.top1.margin == pytest.approx(T_975[2] * differences.std(ddof=1) / math.sqrt(3), rel=1e-3)
-
-
-def test_one_seed_is_compared_with_a_binomial_error(root: Path) -> None:
-    run, experiment = RunDirectory(root), fake_run.experiment(root)
-    by_name = {r.name: r for r in results_rows(run, experiment)}
-    (found,) = [c for c in compare(read_groups(run, experiment)) if c.group.name == "flow"]
-    p, q = by_name["flow"].top1, by_name["flow-baseline"].top1
-    assert found.top1 is not None
-    assert found.baseline.modality == "flow"
-    assert found.top1.mean == pytest.approx(p - q)
-    assert found.top1.margin == pytest.approx(math.sqrt((p * (1 - p) + q * (1 - q)) / 220))
-
-
-def test_the_baseline_is_the_one_that_differs_least(tmp_path: Path) -> None:
-    longer = "    - {{name: long-baseline, targets: none, epochs: 20}}\n    - {{name: ukd, targets: ukd,"
-    text = fake_run.EXPERIMENT.replace("    - {{name: ukd, targets: ukd,", longer, 1)
-    groups = read_groups(RunDirectory(tmp_path), fake_run.experiment(tmp_path, text))
-    assert {c.baseline.name for c in compare(groups) if c.group.modality == "rgb"} == {"baseline"}
-    without = [g for g in groups if g.name != "baseline"]
-    assert {c.also for c in compare(without) if c.group.modality == "rgb"} == {("epochs",)}
-
-
-def test_students_that_differ_by_more_than_the_seed_are_not_averaged(tmp_path: Path) -> None:
-    text = fake_run.EXPERIMENT.replace("temperature: 20, grid: {{", "grid: {{temperature: [5, 20], ")
-    groups = read_groups(RunDirectory(tmp_path), fake_run.experiment(tmp_path, text))
-    assert [(g.label, len(g.members)) for g in groups if g.name == "ukd"] == [
-        ("ukd rgb (temperature 5.0)", 5),
-        ("ukd rgb (temperature 20.0)", 5),
-    ]
-
-
-@pytest.mark.parametrize(("dof", "quantile"), T_975.items())
-def test_the_t_quantile_is_the_one_of_the_tables(dof: int, quantile: float) -> None:
-    assert t_quantile(dof) == pytest.approx(quantile, abs=1e-3)
-
-
 def test_results_are_teachers_then_students_then_fusions(root: Path) -> None:
     run, experiment = RunDirectory(root), fake_run.experiment(root)
     results = results_rows(run, experiment)
@@ -182,14 +119,22 @@ def test_results_are_teachers_then_students_then_fusions(root: Path) -> None:
     assert results[-1].correct == results[-1].top1 * 220
 
 
-def test_a_fusion_of_students_that_changed_since_is_missing(tmp_path: Path) -> None:
-    run, experiment = fake_run.build(tmp_path), fake_run.experiment(tmp_path)
-    (flow,) = [s for s in experiment.students if s.settings.name == "flow"]
-    path = run.student(flow.id) / RESULT
-    result = Result(**json.loads(path.read_text()))
-    path.write_text(json.dumps({**vars(result), "correct": result.correct - 1}))
-    assert [r.kind for r in results_rows(run, experiment)].count("fusion") == 0
-    assert page_of(tmp_path).row("two-stream-s0")[2] == "—"
+def test_a_fusion_has_its_classes_and_its_confusion_on_the_page(root: Path) -> None:
+    page = page_of(root)
+    (fusion,) = read_fusions(RunDirectory(root), fake_run.experiment(root))
+    (member,) = fusion.members
+    assert member.result is not None
+    shares = [f"{100 * value:.0f}" for value in member.result.per_class.values() if value is not None]
+    assert [row[2:] for row in page.rows if row and row[0] == fusion.label] == [shares]
+    assert page.text.count("predicted, seed 0") == 6
+
+
+def test_a_fusion_that_is_not_evaluated_is_marked(tmp_path: Path) -> None:
+    fake_run.build(tmp_path)
+    (tmp_path / "report/fusions.json").unlink()
+    page = page_of(tmp_path)
+    assert page.row("two-stream-s0")[2:] == ["—", "—", "not evaluated"]
+    assert "evaluated: 19 of 20" in page.text
 
 
 def test_a_run_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
@@ -240,18 +185,3 @@ def test_every_chart_names_both_axes(root: Path) -> None:
     assert len(charts) == 6
     assert [re.findall(r'class="axis[^>]*>([^<]+)<', chart)[1] for chart in charts] == ["epoch"] * 6
     assert all(re.findall(r'class="axis[^>]*>([^<]+)<', chart)[0] for chart in charts)
-
-
-def test_a_chart_escapes_its_labels_and_draws_every_seed() -> None:
-    chart = line_chart("a < b", [Curve("<x> & y", style(0), [[1.0, 2.0], [3.0, 4.0, 5.0]])])
-    assert "&lt;x&gt; &amp; y" in chart
-    assert chart.count("line seed") == 2
-
-
-@given(st.lists(st.floats(1e-6, 1e9), min_size=1), st.booleans())
-def test_a_scale_holds_its_values_between_a_few_round_ticks(values: list[float], symmetric: bool) -> None:
-    scale = Scale.over(values, symmetric=symmetric)
-    assert scale.high >= max(values) * (1 - 1e-6)
-    assert 3 <= len(scale.ticks) <= 5
-    assert scale.low == (-scale.high if symmetric else 0)
-    assert all(float(f"{tick:.3g}") == pytest.approx(tick, abs=scale.high * 1e-9) for tick in scale.ticks)

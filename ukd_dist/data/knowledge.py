@@ -20,6 +20,7 @@ from ukd_dist.data.shards import Rows, SplitName
 from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.manifest import write_atomically
 
+METADATA = "ukd_dist"
 LOGITS, TARGET, TRAINED_ON = "logits", "target", "trained_on"
 
 
@@ -58,9 +59,7 @@ def write_logits(
 
 def write_target(path: Path, target_nc: torch.Tensor, rows: Rows, description: dict[str, Any]) -> None:
     """Write the target of every training row, float32 `[rows, classes]`."""
-    _write(
-        path, {TARGET: target_nc}, rows, {"split": "train", "target": json.dumps(description, sort_keys=True)}
-    )
+    _write(path, {TARGET: target_nc}, rows, {"split": "train", "target": description})
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,15 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             shape = tuple(file.get_slice(tensor).get_shape())
     except FileNotFoundError:
         raise DataError(f"{path} is missing", action="make it again (`ukd teach`, `ukd reduce`)") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error})", expected=f"safetensors with '{tensor}'") from error
     if metadata.get("split") != split or metadata.get("keys_sha256") != rows.digest:
         raise MismatchError(
-            f"{path} speaks of other videos (split {metadata.get('split')}, {shape[0]} rows)",
+            f"{path} speaks of other videos (split {metadata.get('split')}, shape {list(shape)})",
             expected=f"the {len(rows)} {split} rows of this run's shards, in their order",
             action="remove its member to make it again from these shards",
         )
@@ -112,6 +111,7 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
     return RowArray(path, tensor, (shape[0], shape[1]))
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, str]) -> None:
-    keys = {"keys_sha256": rows.digest, "schema": "1"}
-    write_atomically(path, save(tensors, metadata={**metadata, **keys}))
+def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, Any]) -> None:
+    # One entry: safetensors writes several in no fixed order, and equal content must give equal bytes.
+    entry = json.dumps({**metadata, "keys_sha256": rows.digest, "schema": 1}, sort_keys=True)
+    write_atomically(path, save(tensors, metadata={METADATA: entry}))

@@ -101,7 +101,9 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
     except (av.FFmpegError, ValueError) as error:
         # A first frame that fails is a stream without frames; later ones are damage.
         if frames:
-            raise RejectedVideoError(path, "damaged", f"frame {frames} cannot be decoded ({error})") from error
+            raise RejectedVideoError(
+                path, "damaged", f"frame {frames} cannot be decoded ({error})"
+            ) from error
     if frames == 0:
         raise RejectedVideoError(path, "no_frames", "no frame can be decoded")
     if frames + hidden < stream.frames:
@@ -163,6 +165,9 @@ class _open:  # noqa: N801 - a context manager that reads as a function
             self._container.close()
             raise RejectedVideoError(self._path, "no_video", "no picture stream")
         stream = self._container.streams.video[0]
+        if stream.codec_context is None:
+            self._container.close()
+            raise RejectedVideoError(self._path, "unreadable", "its codec is not known")
         stream.codec_context.options = {"err_detect": "explode"}
         stream.codec_context.thread_count = 1
         return self._container, stream

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ukd_dist.errors import DataError, MismatchError
-from ukd_dist.method.weighting import Weighting, check_opinion, less_row_max, row_sums, row_tiles
+from ukd_dist.method.rows import check_opinion, less_row_max, row_sums, row_tiles
+from ukd_dist.method.weighting import Weighting
 
 HIGH_BITS = 14
 LOW_BITS = 43

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from ukd_dist.data.knowledge import LOGITS, logits_path, open_rows, write_logits
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.errors import DataError
-from ukd_dist.experiment import StudentMember, TeacherMember, content
+from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
@@ -26,7 +26,10 @@ from ukd_dist.training.inference import WEIGHTS, infer, load_weights
 from ukd_dist.training.setup import build_network, prepare_device
 
 RESULT = "result.json"
+FUSIONS = "fusions.json"
 RESULTS_CSV = "results.csv"
+Pair = tuple[StudentMember, StudentMember]
+_COLUMNS = ("kind", "id", "name", "modality", "seed", "target", "top1", "correct", "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class Subject:
         modality: Modality; of a fusion both.
         seed: Seed of the training.
         target: Name of a student's target, or empty.
-        of: Digest of what was evaluated.
+        of: Digest of what was evaluated; of a fusion both, joined by '+'.
     """
 
     kind: str
@@ -72,7 +75,7 @@ class Result(Subject):
 
 
 def evaluate(context: Context) -> None:
-    """Write result.json of every member, and report/results.csv.
+    """Write result.json of every member, and what `write_results` writes of all.
 
     Raises:
         DataError: A member is not trained.
@@ -80,15 +83,45 @@ def evaluate(context: Context) -> None:
     run, experiment = context.run, context.experiment
     shards = ShardSet(run.shards, check=False)
     _infer_students(context)
-    results = [
-        *(_evaluate_member(run.teacher(t.id), shards, _teacher(run, t)) for t in experiment.teachers),
-        *(_evaluate_member(run.student(s.id), shards, _student(run, s)) for s in experiment.students),
-        *_fusions(context, shards),
-    ]
+    members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
+    results = [_evaluate_member(run, shards, member) for member in members]
+    results += [_fuse(run, shards, subject, pair) for subject, pair in fusions(run, experiment)]
     with Recorder(run.metrics, run=experiment.name, stage="evaluate") as recorder:
         for result in results:
             recorder.set("ukd_accuracy_ratio", result.top1, member=result.id, split="test")
-    manifest.write_atomically(run.report / RESULTS_CSV, _csv(results))
+    write_results(run, results)
+
+
+def score(scores_nc: torch.Tensor, shards: ShardSet, subject: Subject) -> Result:
+    """Compare the largest of each row's scores `[rows, classes]` with the test labels."""
+    labels_n = torch.from_numpy(shards.rows["test"].labels)
+    num_classes = len(shards.classes)
+    pairs = labels_n * num_classes + scores_nc.argmax(dim=1)
+    confusion = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    correct, clips = int(confusion.trace()), len(labels_n)
+    per_class = {
+        name: float(row[i]) / int(row.sum()) if row.sum() else None
+        for i, (name, row) in enumerate(zip(shards.classes, confusion, strict=True))
+    }
+    return Result(
+        **asdict(subject),
+        top1=correct / clips,
+        correct=correct,
+        clips=clips,
+        per_class=per_class,
+        confusion=confusion.tolist(),
+    )
+
+
+def write_results(run: RunDirectory, results: Sequence[Result]) -> None:
+    """Write report/fusions.json, every fusion whole, and report/results.csv, a row of each result."""
+    whole = [asdict(result) for result in results if result.kind == "fusion"]
+    manifest.write_atomically(run.report / FUSIONS, json.dumps(whole, indent=1).encode())
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(result) for result in results)
+    manifest.write_atomically(run.report / RESULTS_CSV, text.getvalue().encode())
 
 
 def read_result(directory: Path) -> Result | None:
@@ -99,6 +132,42 @@ def read_result(directory: Path) -> Result | None:
         return None
     result = Result(**json.loads(path.read_text()))
     return result if result.of == found.digest() else None
+
+
+def read_fusions(run: RunDirectory) -> list[Result]:
+    """The fusions that were evaluated, less those of a student that was made again since.
+
+    One of students that the experiment pairs no more is among them; its `of` differs from `fusions`'.
+    """
+    path = run.report / FUSIONS
+    if not path.is_file():
+        return []
+    results = [Result(**document) for document in json.loads(path.read_text())]
+    digests = {_digest(directory) for directory in run.finished_students()}
+    return [result for result in results if digests.issuperset(result.of.split("+"))]
+
+
+def fusions(run: RunDirectory, experiment: Experiment) -> list[tuple[Subject, Pair]]:
+    """Each fusion that the experiment asks for and the two students that it fuses, paired by seed."""
+    students = {(s.settings.name, s.settings.seed): s for s in experiment.students}
+    found = []
+    for name, (first, second) in experiment.evaluate.fusion.items():
+        for seed in sorted(s for one, s in students if one == first and (second, s) in students):
+            pair = students[first, seed], students[second, seed]
+            modality = "+".join(s.settings.modality for s in pair)
+            of = "+".join(_digest(run.student(s.id)) for s in pair)
+            fusion_id = f"{name}-s{seed}"
+            fused = Subject(kind="fusion", id=fusion_id, name=name, modality=modality, seed=seed, of=of)
+            found.append((fused, pair))
+    return found
+
+
+def describe(run: RunDirectory, member: TeacherMember | StudentMember) -> tuple[str, str, str, Path]:
+    """A member's kind, its name in tables, its target's name (or nothing) and its directory."""
+    if isinstance(member, TeacherMember):
+        return "teacher", member.settings.arch, "", run.teacher(member.id)
+    target = member.target.name if member.target else ""
+    return "student", member.settings.name, target, run.student(member.id)
 
 
 def infer_student(root: Path, member: StudentMember) -> None:
@@ -127,8 +196,7 @@ def _infer_students(context: Context) -> None:
         directory = run.student(member.id)
         if not context.finished(directory, "student", content(member.settings), student_inputs(run, member)):
             raise DataError(f"student {member.id} is not trained", action="train it with `ukd distill`")
-        inputs = {"student": _digest(directory, "student", "ukd distill")}
-        if not context.finished(directory / "logits", "logits", {}, inputs):
+        if not context.finished(directory / "logits", "logits", {}, {"student": _digest(directory)}):
             jobs.append(Job(member.id, infer_student, (run.root, member), member.settings.resources))
     if not jobs:
         return
@@ -139,111 +207,37 @@ def _infer_students(context: Context) -> None:
             bar.advance()
 
 
-def _teacher(run: RunDirectory, member: TeacherMember) -> Subject:
-    settings, of = member.settings, _digest(run.teacher(member.id), "teacher", "ukd teach")
-    return Subject(
-        kind="teacher",
-        id=member.id,
-        name=settings.arch,
-        modality=settings.modality,
-        seed=settings.seed,
-        of=of,
-    )
-
-
-def _student(run: RunDirectory, member: StudentMember) -> Subject:
-    settings, of = member.settings, _digest(run.student(member.id), "student", "ukd distill")
-    return Subject(
-        kind="student",
-        id=member.id,
-        name=settings.name,
-        modality=settings.modality,
-        seed=settings.seed,
-        target=member.target.name if member.target else "",
-        of=of,
-    )
-
-
-def _digest(directory: Path, kind: str, command: str) -> str:
+def _digest(directory: Path) -> str:
+    """What a member's result is bound to; empty where it is not trained."""
     found = manifest.read(directory)
-    if found is None:
-        raise DataError(f"{kind} {directory.name} is not trained", action=f"train it with `{command}`")
-    return found.digest()
+    return found.digest() if found else ""
 
 
-def _evaluate_member(directory: Path, shards: ShardSet, subject: Subject) -> Result:
+def _evaluate_member(run: RunDirectory, shards: ShardSet, member: TeacherMember | StudentMember) -> Result:
+    kind, name, target, directory = describe(run, member)
     known = read_result(directory)
     if known is not None:
         return known
+    modality, seed, of = member.settings.modality, member.settings.seed, _digest(directory)
+    if not of:  # a teacher: students are known to be trained, their logits are there
+        raise DataError(f"{kind} {member.id} is not trained", action="train it with `ukd teach`")
+    subject = Subject(kind=kind, id=member.id, name=name, modality=modality, seed=seed, target=target, of=of)
     result = score(_test_logits(directory, shards), shards, subject)
     manifest.write_atomically(directory / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
 
-def score(scores_nc: torch.Tensor, shards: ShardSet, subject: Subject) -> Result:
-    """Compare the largest of each row's scores `[rows, classes]` with the test labels."""
-    labels_n = torch.from_numpy(shards.rows["test"].labels)
-    num_classes = len(shards.classes)
-    pairs = labels_n * num_classes + scores_nc.argmax(dim=1)
-    confusion = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-    correct, clips = int(confusion.trace()), len(labels_n)
-    per_class = {
-        name: float(row[i]) / int(row.sum()) if row.sum() else None
-        for i, (name, row) in enumerate(zip(shards.classes, confusion, strict=True))
-    }
-    return Result(
-        **asdict(subject),
-        top1=correct / clips,
-        correct=correct,
-        clips=clips,
-        per_class=per_class,
-        confusion=confusion.tolist(),
-    )
-
-
-def _fusions(context: Context, shards: ShardSet) -> list[Result]:
-    """Two-stream late fusion: the mean of two students' probabilities, paired by seed."""
-    students = {(s.settings.name, s.settings.seed): s for s in context.experiment.students}
-    results = []
-    for name, (first, second) in context.experiment.evaluate.fusion.items():
-        for seed in sorted(
-            {seed for named, seed in students if named == first and (second, seed) in students}
-        ):
-            pair = students[first, seed], students[second, seed]
-            probs = [_test_logits(context.run.student(s.id), shards).softmax(dim=1) for s in pair]
-            subject = Subject(
-                kind="fusion",
-                id=f"{name}-s{seed}",
-                name=name,
-                modality="+".join(s.settings.modality for s in pair),
-                seed=seed,
-                of="+".join(s.id for s in pair),
-            )
-            results.append(score((probs[0] + probs[1]) / 2, shards, subject))
-    return results
+def _fuse(run: RunDirectory, shards: ShardSet, subject: Subject, pair: Pair) -> Result:
+    """Two-stream late fusion: the mean of two students' probabilities."""
+    probs = [_test_logits(run.student(s.id), shards).softmax(dim=1) for s in pair]
+    return score((probs[0] + probs[1]) / 2, shards, subject)
 
 
 def _test_logits(directory: Path, shards: ShardSet) -> torch.Tensor:
-    rows = shards.rows["test"]
-    _check_logits(directory)
-    return open_rows(logits_path(directory, "test"), LOGITS, rows, "test", len(shards.classes)).read().float()
-
-
-def _check_logits(directory: Path) -> None:
-    """Check test logits against their manifest: a student's have one of their own, written by evaluation."""
-    logits = logits_path(directory, "test")
-    for owner in (logits.parent, directory):
-        found = manifest.read(owner)
-        if found is not None:
-            manifest.verify(owner, found, [str(logits.relative_to(owner))])
-            return
-
-
-def _csv(results: list[Result]) -> bytes:
-    columns = ["kind", "id", "name", "modality", "seed", "target", "top1", "correct", "clips"]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    rows: list[dict[str, Any]] = [asdict(result) for result in results]
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    """float32 `[rows, classes]`, checked; a student's have a manifest of their own, written by evaluation."""
+    path = logits_path(directory, "test")
+    for owner in (path.parent, directory):
+        if found := manifest.read(owner):
+            manifest.verify(owner, found, [str(path.relative_to(owner))])
+            break
+    return open_rows(path, LOGITS, shards.rows["test"], "test", len(shards.classes)).read().float()

@@ -1,0 +1,170 @@
+"""Test accuracy from stored logits, and results that are dropped once what they were made of has changed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.stages import fake_run
+from ukd_dist import manifest
+from ukd_dist.cluster import RayCluster
+from ukd_dist.config import Encoding
+from ukd_dist.data.knowledge import logits_path, write_logits
+from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, ShardSet, samples_csv, shard_name, write_shard
+from ukd_dist.errors import DataError
+from ukd_dist.experiment import Experiment, content
+from ukd_dist.progress import Progress
+from ukd_dist.rundir import RunDirectory
+from ukd_dist.stages.context import Context
+from ukd_dist.stages.distill import student_inputs
+from ukd_dist.stages.evaluate import RESULTS_CSV, evaluate, read_fusions, read_result
+
+STUDY = """
+name: study
+root: {root}
+data: {{source: synthetic, modalities: [rgb, flow]}}
+teachers: {{fleet: [{{arch: x3d_tiny, modality: rgb, epochs: 1}}]}}
+students:
+  defaults: {{arch: x3d_tiny, epochs: 1, targets: none}}
+  runs:
+    - {{name: near, modality: rgb, grid: {{seed: [0, 1]}}}}
+    - {{name: far, modality: flow, grid: {{seed: [0, 1]}}}}
+evaluate:
+  fusion: {{both: [near, far]}}
+"""
+CLASSES = ("Drink", "Jump", "Pick")
+LABELS = (2, 0, 1, 1, 0, 2, 2)
+
+
+def shard(run: RunDirectory) -> ShardSet:
+    """Shards of seven samples a split, without frames."""
+    samples = [
+        Sample(split, row, f"{split}{row}", label, CLASSES[label], "", 1, 30.0, 8, 8)
+        for split in SPLITS
+        for row, label in enumerate(LABELS)
+    ]
+    run.shards.mkdir(parents=True)
+    for split in SPLITS:
+        write_shard(run.shards / shard_name(split, 0), [(s, {}) for s in samples if s.split == split])
+    manifest.write_atomically(run.shards / SAMPLES, samples_csv(samples))
+    settings = {"classes": list(CLASSES), "encoding": Encoding().model_dump(mode="json")}
+    manifest.commit(run.shards, "shards", settings, {}, [SAMPLES])
+    return ShardSet(run.shards)
+
+
+def infer(directory: Path, shards: ShardSet, seed: int) -> np.ndarray:
+    """Made-up test logits, as a file and as they are."""
+    rows = shards.rows["test"]
+    logits_nc = torch.randn(len(rows), len(CLASSES), generator=torch.Generator().manual_seed(seed)) * 2
+    none = torch.zeros(len(rows), dtype=torch.bool)
+    write_logits(logits_path(directory, "test"), logits_nc, rows, "test", view="centre", trained_on=none)
+    return logits_nc.double().numpy()
+
+
+def train(run: RunDirectory, study: Experiment, shards: ShardSet) -> dict[str, np.ndarray]:
+    """Members as teaching, distilling and inference leave them; each one's test logits."""
+    logits = {}
+    for number, teacher in enumerate(study.teachers):
+        directory = run.teacher(teacher.id)
+        logits[teacher.id] = infer(directory, shards, number)
+        files = [str(logits_path(directory, "test").relative_to(directory))]
+        manifest.commit(directory, "teacher", content(teacher.settings), {"shards": shards.digest}, files)
+    for number, student in enumerate(study.students):
+        directory = run.student(student.id)
+        logits[student.id] = infer(directory, shards, 10 + number)
+        inputs = student_inputs(run, student)
+        found = manifest.commit(directory, "student", content(student.settings), inputs, [])
+        files = [logits_path(directory, "test").name]
+        manifest.commit(directory / "logits", "logits", {}, {"student": found.digest()}, files)
+    return logits
+
+
+def context(run: RunDirectory, study: Experiment) -> Context:
+    return Context(run, study, RayCluster(study.cluster, run.logs), Progress())
+
+
+def probabilities(logits_nc: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits_nc)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_every_member_and_fusion_is_scored_and_written(tmp_path: Path) -> None:
+    run, study = RunDirectory(tmp_path), fake_run.experiment(tmp_path, STUDY)
+    logits = train(run, study, shard(run))
+
+    evaluate(context(run, study))
+
+    scores = {f"both-s{seed}": np.zeros((len(LABELS), len(CLASSES))) for seed in (0, 1)}
+    for student in study.students:
+        scores[f"both-s{student.settings.seed}"] += probabilities(logits[student.id]) / 2
+    found = {t.id: read_result(run.teacher(t.id)) for t in study.teachers}
+    found |= {s.id: read_result(run.student(s.id)) for s in study.students}
+    found |= {fusion.id: fusion for fusion in read_fusions(run)}
+    assert list(found) == [*logits, *scores]
+    for name, scores_nc in {**logits, **scores}.items():
+        result, said = found[name], scores_nc.argmax(axis=1)
+        assert result is not None
+        assert (result.clips, result.correct) == (len(LABELS), (said == LABELS).sum())
+        expected = [[sum((said == p) & (np.array(LABELS) == c)) for p in range(3)] for c in range(3)]
+        assert result.confusion == expected
+        assert list(result.per_class.values()) == [row[c] / sum(row) for c, row in enumerate(expected)]
+    with (run.report / RESULTS_CSV).open() as file:
+        assert [(row["id"], float(row["top1"])) for row in csv.DictReader(file)] == [
+            (name, result.top1) for name, result in found.items() if result
+        ]
+
+
+def test_what_was_evaluated_gives_the_same_files_when_evaluated_again(tmp_path: Path) -> None:
+    run, study = RunDirectory(tmp_path), fake_run.experiment(tmp_path, STUDY)
+    train(run, study, shard(run))
+    evaluate(context(run, study))
+    before = {path: path.read_bytes() for path in (*run.report.iterdir(), *run.root.glob("*/*/result.json"))}
+
+    evaluate(context(run, study))
+
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.name for path in before} == {"results.csv", "fusions.json", "result.json"}
+
+
+@pytest.mark.parametrize(("kind", "command"), [("teacher", "ukd teach"), ("student", "ukd distill")])
+def test_a_member_that_is_not_trained_is_named(tmp_path: Path, kind: str, command: str) -> None:
+    run, study = RunDirectory(tmp_path), fake_run.experiment(tmp_path, STUDY)
+    train(run, study, shard(run))
+    member, directory = study.teachers[0].id, run.teacher(study.teachers[0].id)
+    if kind == "student":
+        member, directory = study.students[1].id, run.student(study.students[1].id)
+    (directory / manifest.FILENAME).unlink()
+
+    with pytest.raises(DataError, match=f"^{kind} {member} is not trained; train it with `{command}`$"):
+        evaluate(context(run, study))
+
+
+def test_a_run_without_fusions_has_none(tmp_path: Path) -> None:
+    assert read_fusions(RunDirectory(tmp_path)) == []
+    text = fake_run.EXPERIMENT.partition("evaluate:")[0]
+    assert read_fusions(fake_run.build(tmp_path, text)) == []
+
+
+@pytest.mark.parametrize("changed", ["ukd", "flow"])
+def test_a_fusion_is_dropped_once_one_of_its_students_is_made_again(tmp_path: Path, changed: str) -> None:
+    run, experiment = fake_run.build(tmp_path), fake_run.experiment(tmp_path)
+    student = next(s for s in experiment.students if s.settings.name == changed)
+    assert [fusion.id for fusion in read_fusions(run)] == ["two-stream-s0"]
+
+    manifest.commit(run.student(student.id), "student", content(student.settings), {"shards": "other"}, [])
+
+    assert read_fusions(run) == []
+
+
+def test_a_result_is_dropped_once_its_member_is_made_again(tmp_path: Path) -> None:
+    run, experiment = fake_run.build(tmp_path), fake_run.experiment(tmp_path)
+    teacher = experiment.teachers[0]
+    assert read_result(run.teacher(teacher.id)) is not None
+
+    manifest.commit(run.teacher(teacher.id), "teacher", content(teacher.settings), {"shards": "other"}, [])
+
+    assert read_result(run.teacher(teacher.id)) is None

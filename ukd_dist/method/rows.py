@@ -1,0 +1,123 @@
+"""Rows of logits: what they must be, and arithmetic that treats each by itself.
+
+A row gives the same bytes in whatever block of rows it comes and at any number of threads. Hence only
+element-wise operations, maxima and `row_sums` here: the order in which torch's own sums add depends on the
+shape of the block (along the first dimension) or on the number of threads (along a long last one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ukd_dist.errors import DataError
+
+MAX_LOGIT = 2.0**29
+_TILE_ELEMENTS = 1 << 17  # 1 MiB of float64: a tile stays in a core's cache, and calls cost little beside it
+
+
+def row_tiles(num_rows: int, num_classes: int) -> Iterator[slice]:
+    """Yields consecutive slices of rows, each small enough for a core's cache."""
+    step = max(1, _TILE_ELEMENTS // num_classes)
+    for start in range(0, num_rows, step):
+        yield slice(start, min(start + step, num_rows))
+
+
+def less_row_max(logits_nc: Tensor) -> Tensor:
+    """Returns the logits less the largest of their row, float64 [n, C], so that no exp of them overflows."""
+    shifted_nc = logits_nc.detach().to(torch.float64, copy=True)
+    return shifted_nc.sub_(shifted_nc.amax(dim=1, keepdim=True))
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Sums over the last dimension by adding its right half to its left until one column is left.
+
+    Args:
+        values: float64 [..., C]; overwritten.
+
+    Returns:
+        The sums [...]; each row's additions are the same ones in any block.
+    """
+    width = values.shape[-1]
+    while width > 1:
+        half = width // 2
+        values[..., :half] += values[..., width - half : width]
+        width -= half
+    return values[..., 0]
+
+
+def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) -> None:
+    """Refuses logits and labels that cannot be weighed.
+
+    Args:
+        logits_nc: Expected float16, float32 or float64 [n, C], C >= 2, each finite and within +-2^29.
+        labels_n: Expected int64 [n], 0 to C-1.
+        first_row: Number of the block's first row, for messages.
+
+    Raises:
+        DataError: If they are not as expected; the message counts what is wrong and names the first row.
+    """
+    _check_form(logits_nc, labels_n)
+    if len(logits_nc) == 0:
+        return
+    _check_labels(labels_n, logits_nc.shape[1], first_row)
+    _check_values(logits_nc, first_row)
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Refuses fewer classes than 2.
+
+    Raises:
+        DataError: If there are fewer.
+    """
+    if num_classes < 2:
+        raise DataError(
+            f"there are logits for {num_classes} classes",
+            expected="at least 2 classes",
+            action="check the class list of the data and the teacher's last layer",
+        )
+
+
+def _check_form(logits_nc: Tensor, labels_n: Tensor) -> None:
+    if logits_nc.ndim != 2 or logits_nc.dtype not in (torch.float16, torch.float32, torch.float64):
+        raise DataError(
+            f"the logits are {logits_nc.dtype} {list(logits_nc.shape)}",
+            expected="float16, float32 or float64 [rows, classes]",
+            action="write this teacher's logits again",
+        )
+    check_num_classes(logits_nc.shape[1])
+    if labels_n.shape != logits_nc.shape[:1] or labels_n.dtype != torch.int64:
+        raise DataError(
+            f"the labels are {labels_n.dtype} {list(labels_n.shape)}",
+            expected=f"torch.int64 [{len(logits_nc)}], one for each row of logits",
+            action="give logits and labels of the same rows",
+        )
+
+
+def _check_labels(labels_n: Tensor, num_classes: int, first_row: int) -> None:
+    wrong_n = (labels_n < 0) | (labels_n >= num_classes)
+    if wrong_n.any():
+        row = int(wrong_n.nonzero()[0])
+        raise DataError(
+            f"{int(wrong_n.sum())} labels are no class of these logits, the first in row {first_row + row}: "
+            f"{int(labels_n[row])}",
+            expected=f"labels from 0 to {num_classes - 1}",
+            action="use logits and labels of the same data",
+        )
+
+
+def _check_values(logits_nc: Tensor, first_row: int) -> None:
+    lowest, highest = torch.aminmax(logits_nc)
+    if lowest.item() > -MAX_LOGIT and highest.item() < MAX_LOGIT:  # both are NaN if any logit is
+        return
+    wrong_nc, what = ~logits_nc.isfinite(), "NaN or infinite"
+    if not wrong_nc.any():
+        wrong_nc, what = logits_nc.abs() >= MAX_LOGIT, "out of range"
+    row = first_row + int(wrong_nc.nonzero()[0, 0])
+    raise DataError(
+        f"{int(wrong_nc.sum())} logits are {what}, the first in row {row}",
+        expected="finite logits of less than 2^29",
+        action="leave this teacher out or train it again",
+    )
