@@ -71,9 +71,10 @@ def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
             part = slice(number, number + ENCODING.samples_per_shard)
             tar = shard_name(split, number // ENCODING.samples_per_shard)
             encoded = (
-                encode_sample(s, p, ("rgb", "flow"), ENCODING) for s, p in zip(samples[part], chosen[part])
+                encode_sample(s, p, ("rgb", "flow"), ENCODING)
+                for s, p in zip(samples[part], chosen[part], strict=True)
             )
-            write_shard(directory / tar, zip(samples[part], encoded))
+            write_shard(directory / tar, zip(samples[part], encoded, strict=True))
             files += [tar, tar.replace(".tar", ".idx")]
         everything += samples
     manifest.write_atomically(directory / SAMPLES, samples_csv(everything))

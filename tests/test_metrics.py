@@ -25,7 +25,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from ukd_dist.errors import ResourceError
-from ukd_dist.metrics import CATALOGUE, Recorder, exporting, merge_snapshots
+from ukd_dist.metrics import CATALOGUE, Committed, Recorder, exporting, merge_snapshots
 from ukd_dist.status import STATES
 
 STATE_COUNTS: dict[str, int] = {**dict.fromkeys(STATES, 0), "done": 3, "running": 2}
@@ -239,7 +239,7 @@ def recorded(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(directory: Path) -> Iterator[int]:
-    with exporting(directory, "study", 0, lambda: STATE_COUNTS) as port:
+    with exporting(directory, "study", 0, lambda: [Committed("ukd_teachers", "teach", STATE_COUNTS)]) as port:
         assert port is not None
         yield port
 
@@ -307,7 +307,7 @@ def test_promtool_finds_nothing_to_say(recorded: Path) -> None:
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with serving(tmp_path) as port:
-        with pytest.raises(ResourceError) as caught, exporting(tmp_path, "study", port, lambda: {}):
+        with pytest.raises(ResourceError) as caught, exporting(tmp_path, "study", port, lambda: []):
             pass
         assert (tmp_path / "targets.json").exists()
     expected = f"cluster.metrics_port {port}: Address already in use; choose another, or 0 for a free one"
@@ -315,7 +315,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 
 def test_without_a_port_nothing_is_served_or_written(tmp_path: Path) -> None:
-    with exporting(tmp_path, "study", None, lambda: {}) as port:
+    with exporting(tmp_path, "study", None, lambda: []) as port:
         assert port is None
     assert list(tmp_path.iterdir()) == []
 
@@ -330,7 +330,7 @@ def test_the_address_is_there_for_prometheus_as_long_as_it_is_served(tmp_path: P
 def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
     with serving(tmp_path) as port:
         pass
-    with exporting(tmp_path, "study", port, lambda: {}) as again:
+    with exporting(tmp_path, "study", port, lambda: []) as again:
         assert again == port
 
 

@@ -49,7 +49,9 @@ def modified(root: Path) -> dict[Path, int]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny experiment."""
     root = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = subprocess.run([*command(root), "--json"], capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        [*command(root), "--json"], capture_output=True, text=True, timeout=400, check=False
+    )
     assert done.returncode == 0, done.stderr
     (root / "stdout.json").write_text(done.stdout)
     return root
@@ -82,7 +84,10 @@ def test_the_target_is_the_oracles_reading_of_the_teachers_logits(undisturbed: P
     experiment = load(undisturbed)
     run = RunDirectory(undisturbed)
     logits_knc = np.stack(
-        [load_file(run.teacher(t.id) / "logits/train.safetensors")["logits"].numpy() for t in experiment.teachers]
+        [
+            load_file(run.teacher(t.id) / "logits/train.safetensors")["logits"].numpy()
+            for t in experiment.teachers
+        ]
     )
     labels = ShardSet(run.shards).rows["train"].labels
 
@@ -98,7 +103,12 @@ def test_metrics_of_every_stage_were_written(undisturbed: Path) -> None:
 
     for stage in ("teach", "reduce", "distill", "evaluate"):
         assert f'stage="{stage}"' in text
-    for name in ("ukd_epoch_seconds", "ukd_step_seconds_bucket", "ukd_clips_total", "ukd_reduce_logits_bytes_total"):
+    for name in (
+        "ukd_epoch_seconds",
+        "ukd_step_seconds_bucket",
+        "ukd_clips_total",
+        "ukd_reduce_logits_bytes_total",
+    ):
         assert name in text
 
 
@@ -200,7 +210,9 @@ def test_gpus_that_the_cluster_lacks_are_refused_before_training(undisturbed: Pa
     root = copy(undisturbed, tmp_path)
     asking = load(root, "teachers.defaults.resources={gpus: 1}", "teachers.defaults.seed=9")
 
-    with pytest.raises(ResourceError, match=r"1 CPUs and 1 GPUs\) were asked for, but the cluster's 2 nodes have"):
+    with pytest.raises(
+        ResourceError, match=r"1 CPUs and 1 GPUs\) were asked for, but the cluster's 2 nodes have"
+    ):
         pipeline.run(asking, ["teach"], progress=Progress())
 
 
@@ -210,7 +222,9 @@ def test_a_teacher_that_fails_is_named_and_the_others_are_kept(undisturbed: Path
         TINY, [f"root={root}", "teachers.fleet.0={grid: {modality: [rgb], lr: [0.06, 1.0e+30]}}"]
     )
 
-    with pytest.raises(Exception, match=r"1 of 2 teachers failed, first slowfast_tiny-rgb-s0-\w+: the loss is"):
+    with pytest.raises(
+        Exception, match=r"1 of 2 teachers failed, first slowfast_tiny-rgb-s0-\w+: the loss is"
+    ):
         pipeline.run(failing, ["teach"], progress=Progress())
 
     states = [m.state for m in read_status(RunDirectory(root), failing) if m.kind == "teacher"]

@@ -19,7 +19,7 @@ from ukd_dist import manifest
 from ukd_dist.errors import BusyError, UsageError
 from ukd_dist.experiment import Experiment, load, parse
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
-from ukd_dist.status import STATES, MemberStatus, State, is_held, read_status, teacher_states
+from ukd_dist.status import STATES, MemberStatus, State, is_held, read_status, rejected, teacher_states
 
 STUDY = """
 name: study
@@ -265,3 +265,17 @@ def test_teachers_are_counted_in_every_state(run: RunDirectory, study: Experimen
     counts = teacher_states(run, study)
     assert counts == {"done": 1, "running": 0, "interrupted": 0, "failed": 1, "pending": 1}
     assert tuple(counts) == STATES
+
+
+def test_rejected_videos_are_counted_by_reason_however_often_they_were_probed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert rejected(run) == {}
+    lines = [
+        '{"key": "a", "reason": "damaged"}',
+        '{"key": "b", "reason": "one_frame"}',
+        '{"key": "c", "reason": "damaged"}',
+    ]
+    run.shards.mkdir()
+    (run.shards / "rejects.jsonl").write_text("\n".join(lines))
+
+    assert rejected(run) == {"damaged": 2, "one_frame": 1}

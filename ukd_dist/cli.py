@@ -40,7 +40,9 @@ Debug = Annotated[bool, _DEBUG]
 Replace = Annotated[bool, typer.Option("--replace", help="make again what other settings or inputs made")]
 
 
-def _stage_command(name: str, description: str) -> None:
+def _work_command(name: str, description: str, stages: list[str] | None = None) -> None:
+    """Add a command that works on an experiment; without `stages`, through all of them."""
+
     def command(
         experiment: Experiment,
         overrides: Overrides = None,
@@ -49,31 +51,17 @@ def _stage_command(name: str, description: str) -> None:
         debug: Debug = False,
     ) -> None:
         with _answering(debug):
-            _run(experiment, overrides or [], [name], replace, as_json)
+            _run(experiment, overrides or [], stages, replace, as_json)
 
     app.command(name, help=description)(command)
 
 
-_stage_command("shard", "Make shards of the videos.")
-_stage_command("teach", "Train every teacher that is not trained, and write its logits.")
-_stage_command("reduce", "Assemble the teachers' logits to targets.")
-_stage_command("distill", "Train the students with DeepSpeed.")
-_stage_command("evaluate", "Measure the test accuracy of teachers, students and fusions.")
-
-
-@app.command("run")
-def run_command(
-    experiment: Experiment,
-    overrides: Overrides = None,
-    replace: Replace = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Do everything that is not done yet: shard, teach, reduce, distill, evaluate, report."""
-    from ukd_dist.pipeline import STAGES
-
-    with _answering(debug):
-        _run(experiment, overrides or [], list(STAGES), replace, as_json)
+_work_command("shard", "Make shards of the videos.", ["shard"])
+_work_command("teach", "Train every teacher that is not trained, and write its logits.", ["teach"])
+_work_command("reduce", "Assemble the teachers' logits to targets.", ["reduce"])
+_work_command("distill", "Train the students with DeepSpeed.", ["distill"])
+_work_command("evaluate", "Measure the test accuracy of teachers, students and fusions.", ["evaluate"])
+_work_command("run", "Do everything that is not done yet: shard, teach, reduce, distill, evaluate, report.")
 
 
 @app.command()
@@ -85,11 +73,9 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """The whole method on a miniature ARID that it draws itself; minutes on two CPU cores."""
-    from ukd_dist.pipeline import STAGES
-
     chosen = [f"root={root}", f"seed={seed}", f"data.seed={seed}", f"data.synthetic.seed={seed}"]
     with _answering(debug), as_file(files("ukd_dist") / "experiments" / "demo.yaml") as path:
-        _run(path, [*chosen, *(overrides or [])], list(STAGES), False, as_json)
+        _run(path, [*chosen, *(overrides or [])], None, False, as_json)
 
 
 @app.command()
@@ -173,12 +159,13 @@ def main() -> None:
     app()
 
 
-def _run(path: Path, overrides: list[str], stages: list[str], replace: bool, as_json: bool) -> None:
+def _run(path: Path, overrides: list[str], stages: list[str] | None, replace: bool, as_json: bool) -> None:
     from ukd_dist import pipeline
     from ukd_dist.progress import Progress
     from ukd_dist.rundir import RunDirectory
     from ukd_dist.stages.report import results_rows
 
+    stages = stages or list(pipeline.STAGES)
     experiment = pipeline.load(path, overrides)
     page = pipeline.run(experiment, stages, replace=replace, progress=Progress())
     results = results_rows(RunDirectory(experiment.root), experiment) if "evaluate" in stages else []

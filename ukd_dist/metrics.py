@@ -127,29 +127,46 @@ class Recorder:
             self.write()
 
 
+@dataclass(frozen=True)
+class Committed:
+    """A metric that the run directory itself states, so that no restart counts anything twice.
+
+    Attributes:
+        name: A name of `CATALOGUE` with one label of its own.
+        stage: The stage that it speaks of.
+        values: Value of that label -> number.
+    """
+
+    name: str
+    stage: str
+    values: Mapping[str, float]
+
+
 class RunCollector(Collector):
-    """Serves the sum of all snapshots under `<root>/metrics`, and the fleet's states.
+    """Serves the sum of all snapshots under `<root>/metrics`, and what the run directory states.
 
     Args:
         directory: `<root>/metrics`.
         run: The experiment's name.
-        teacher_states: Gives the number of teachers in each state.
+        read_committed: Reads what the run directory states now.
     """
 
-    def __init__(self, directory: Path, run: str, teacher_states: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, directory: Path, run: str, read_committed: Callable[[], Iterable[Committed]]) -> None:
         self._directory = directory
         self._run = run
-        self._teacher_states = teacher_states
+        self._read_committed = read_committed
 
     def collect(self) -> Iterator[Metric]:
         """Yields each metric family once."""
         yield from merge_snapshots(sorted(self._directory.glob("*.prom"), key=lambda p: p.stat().st_mtime))
-        definition = CATALOGUE["ukd_teachers"]
-        teachers = Metric("ukd_teachers", definition.help, "gauge")
-        for state, number in self._teacher_states().items():
-            labels = {"run": self._run, "stage": "teach", "rank": "0", "state": state}
-            teachers.add_sample("ukd_teachers", labels, float(number))
-        yield teachers
+        for committed in self._read_committed():
+            definition = CATALOGUE[committed.name]
+            (label,) = definition.labels
+            family = Metric(committed.name.removesuffix("_total"), definition.help, definition.kind)
+            for value, number in committed.values.items():
+                labels = {"run": self._run, "stage": committed.stage, "rank": "0", label: value}
+                family.add_sample(committed.name, labels, float(number))
+            yield family
 
 
 def merge_snapshots(paths: Iterable[Path]) -> list[Metric]:
@@ -174,7 +191,7 @@ def merge_snapshots(paths: Iterable[Path]) -> list[Metric]:
 
 @contextmanager
 def exporting(
-    directory: Path, run: str, port: int | None, teacher_states: Callable[[], Mapping[str, int]]
+    directory: Path, run: str, port: int | None, read_committed: Callable[[], Iterable[Committed]]
 ) -> Iterator[int | None]:
     """Serve a run's metrics over HTTP; yields the port, or None where `port` is None.
 
@@ -187,7 +204,7 @@ def exporting(
         yield None
         return
     registry = CollectorRegistry()
-    registry.register(RunCollector(directory, run, teacher_states))
+    registry.register(RunCollector(directory, run, read_committed))
     try:
         server, thread = start_http_server(port, registry=registry)
     except OSError as error:

@@ -18,7 +18,7 @@ from ukd_dist.cluster import RayCluster
 from ukd_dist.data.sources import read_source
 from ukd_dist.errors import BusyError, UkdError, UsageError
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
-from ukd_dist.metrics import exporting
+from ukd_dist.metrics import Committed, exporting
 from ukd_dist.models.catalogue import check
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating
@@ -29,7 +29,7 @@ from ukd_dist.stages.reduce import reduce
 from ukd_dist.stages.report import report
 from ukd_dist.stages.shard import shard
 from ukd_dist.stages.teach import teach
-from ukd_dist.status import teacher_states
+from ukd_dist.status import committed_metrics
 
 STAGES: Mapping[str, Callable[[Context], None]] = {
     "shard": shard,  # videos to shards
@@ -106,11 +106,11 @@ def _working(
     def started(num_nodes: int) -> None:
         progress.say(f"Ray: {num_nodes} node(s); logs in {run.logs}")
 
-    def states() -> Mapping[str, int]:
-        return teacher_states(run, experiment)
+    def committed() -> list[Committed]:
+        return committed_metrics(run, experiment)
 
     with (
-        exporting(run.metrics, experiment.name, settings.metrics_port, states) as port,
+        exporting(run.metrics, experiment.name, settings.metrics_port, committed) as port,
         RayCluster(settings, run.logs, started) as cluster,
     ):
         if port is not None:

@@ -24,6 +24,8 @@ from ukd_dist.manifest import FILENAME, write_atomically
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
 
 
+REJECTS = "rejects.jsonl"  # of the shards
+
 # Files of a member's directory.
 HISTORY = "history.jsonl"
 ERROR = "error.json"

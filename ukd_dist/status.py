@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Literal
 from ukd_dist import manifest
 from ukd_dist.config import Training
 from ukd_dist.experiment import Experiment
-from ukd_dist.rundir import ERROR, RunDirectory, read_error, read_history
+from ukd_dist.metrics import Committed
+from ukd_dist.rundir import ERROR, REJECTS, RunDirectory, read_error, read_history
 
 State = Literal["done", "running", "interrupted", "failed", "pending"]
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "pending")
@@ -57,6 +59,23 @@ def teacher_states(run: RunDirectory, experiment: Experiment) -> dict[str, int]:
     """Teachers in each state, states without any included."""
     counts = Counter(m.state for m in read_status(run, experiment) if m.kind == "teacher")
     return {state: counts[state] for state in STATES}
+
+
+def committed_metrics(run: RunDirectory, experiment: Experiment) -> list[Committed]:
+    """What the run directory states to Prometheus: teachers by state, rejected videos by reason."""
+    return [
+        Committed("ukd_teachers", "teach", teacher_states(run, experiment)),
+        Committed("ukd_rejected_samples_total", "shard", rejected(run)),
+    ]
+
+
+def rejected(run: RunDirectory) -> dict[str, int]:
+    """Videos that sharding rejected, by reason."""
+    try:
+        lines = (run.shards / REJECTS).read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    return dict(Counter(json.loads(line)["reason"] for line in lines))
 
 
 def is_held(run: RunDirectory) -> bool:

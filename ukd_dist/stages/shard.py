@@ -35,11 +35,10 @@ from ukd_dist.data.shards import (
 from ukd_dist.data.sources import ListedVideo, Source, read_source
 from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
 from ukd_dist.errors import DataError
-from ukd_dist.metrics import Recorder
 from ukd_dist.progress import Bar
+from ukd_dist.rundir import REJECTS
 from ukd_dist.stages.context import Context
 
-REJECTS = "rejects.jsonl"
 _PLAN = "plan.json"
 _PROBES_PER_TASK = 32
 _log = logging.getLogger(__name__)
@@ -70,11 +69,8 @@ def shard(context: Context) -> None:
     if context.finished(directory, "shards", settings, inputs):
         return
     _claim(directory, settings, inputs)
-    with Recorder(context.run.metrics, run=context.experiment.name, stage="shard") as recorder:
-        verdicts = {split: _probe_all(context, getattr(source, split)) for split in SPLITS}
-        rejects = [v for split in SPLITS for v in verdicts[split] if v.info is None]
-        for verdict in rejects:
-            recorder.count("ukd_rejected_samples_total", reason=verdict.reason)
+    verdicts = {split: _probe_all(context, getattr(source, split)) for split in SPLITS}
+    rejects = [v for split in SPLITS for v in verdicts[split] if v.info is None]
     _write_rejects(directory, rejects)
     _check_rejects(rejects, len(source.train) + len(source.test), data.max_rejected, directory)
     samples = [s for split in SPLITS for s in _number(split, verdicts[split], source.classes, data)]

@@ -1,0 +1,91 @@
+"""Claim: what the demo's distilled student gains over the undistilled one, over seeds fixed beforehand.
+
+Runs `ukd demo` with seeds 0-4, each with other videos, teachers and students, and pairs the two students of a
+seed. Prints one JSON line and keeps it in benchmarks/results/demo_seeds.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SEEDS = (0, 1, 2, 3, 4)
+T_975 = {4: 2.776}  # Student's t, two-sided 95%, by degrees of freedom
+RESULT = Path(__file__).parent / "results" / "demo_seeds.json"
+
+
+def main() -> None:
+    runs = [run_demo(seed) for seed in SEEDS]
+    differences = [100 * (run["students"]["ukd"] - run["students"]["baseline"]) for run in runs]
+    mean, margin = interval(differences)
+    record = {
+        "claim": "paired top-1 difference of the UKD student to the undistilled one, demo, seeds 0-4",
+        "command": "python benchmarks/demo_seeds.py",
+        "commit": output("git", "rev-parse", "--short", "HEAD"),
+        "hardware": f"{os.cpu_count()} cores, {cpu_model()}, no GPU",
+        "difference_points": {"mean": round(mean, 2), "margin_95": round(margin, 2)},
+        "differences_points": [round(d, 2) for d in differences],
+        "seconds": {
+            "median": statistics.median(r["seconds"] for r in runs),
+            "all": [r["seconds"] for r in runs],
+        },
+        "runs": runs,
+    }
+    print(json.dumps(record))
+    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def run_demo(seed: int) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "ukd_dist.cli",
+            "demo",
+            "--root",
+            f"{folder}/demo",
+            "--seed",
+            str(seed),
+        ]
+        began = time.monotonic()
+        printed = json.loads(output(*command, "--json"))
+        seconds = round(time.monotonic() - began, 1)
+    results = printed["results"]
+    clips = results[0]["clips"]
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        "test_clips": clips,
+        "teachers": {
+            f"{r['name']}-{r['modality']}": round(r["top1"], 4) for r in results if r["kind"] == "teacher"
+        },
+        "students": {r["name"]: r["top1"] for r in results if r["kind"] == "student"},
+    }
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half of its 95% t-interval."""
+    spread = statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), T_975[len(values) - 1] * spread
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

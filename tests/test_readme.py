@@ -1,0 +1,78 @@
+"""What the documents and examples say must be true of the program."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ukd_dist import pipeline
+from ukd_dist.cli import app
+from ukd_dist.metrics import CATALOGUE
+
+HOME = Path(__file__).parents[1]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(str(p.relative_to(HOME)) for p in HOME.glob("docs/*.md")),
+]
+EXPERIMENTS = [*sorted(HOME.glob("launch/experiments/*.yaml")), HOME / "ukd_dist/experiments/demo.yaml"]
+PLACES = {
+    "data.videos": "/datasets/arid",
+    "data.splits.split0.train": "/lists/train.txt",
+    "data.splits.split0.test": "/lists/test.txt",
+}
+
+
+def commands(document: str) -> list[str]:
+    """The indented or inline `ukd ...` and `make ...` commands of a document, continued lines joined."""
+    text = (HOME / document).read_text().replace("\\\n", " ")
+    blocks = [line.strip().partition("  #")[0] for line in text.splitlines() if line.startswith("    ")]
+    inline = re.findall(r"`((?:ukd|make) [^`]+)`", text)
+    return [c for c in (*blocks, *inline) if re.match(r"(ukd|make) ", c)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_of_the_documents_exists(document: str) -> None:
+    known = set(CliRunner().invoke(app, ["--help"]).output.split())
+    targets = set(re.findall(r"^([a-z-]+):", (HOME / "Makefile").read_text(), re.MULTILINE))
+    for command in commands(document):
+        program, name, *_ = shlex.split(command)
+        for word in name.rstrip(",").split("|"):
+            assert word in (known if program == "ukd" else targets), f"{document}: {command}"
+
+
+def test_the_readme_states_commands_at_all() -> None:
+    assert {"make demo", "make test"} <= {c.strip() for c in commands("README.md")}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.name)
+def test_every_example_experiment_is_valid(path: Path) -> None:
+    source = yaml.safe_load(path.read_text())["data"]["source"]
+    places = [f"{key}={value}" for key, value in PLACES.items()] if source == "arid" else []
+
+    experiment = pipeline.load(path, places)
+
+    assert experiment.teachers
+    assert experiment.students
+
+
+def test_the_subset_experiment_leaves_the_place_of_the_videos_to_the_user() -> None:
+    with pytest.raises(Exception, match="videos is missing"):
+        pipeline.load(HOME / "launch/experiments/arid_subset.yaml")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_relative_link_leads_somewhere(document: str) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", (HOME / document).read_text()):
+        assert ((HOME / document).parent / link).exists(), f"{document}: {link}"
+
+
+def test_the_operating_page_lists_every_metric() -> None:
+    text = (HOME / "docs/operating.md").read_text()
+
+    assert [name for name in CATALOGUE if f"`{name}`" not in text] == []
