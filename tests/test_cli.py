@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,6 +281,13 @@ def test_a_folder_without_a_run_is_no_root(here: Path, command: str) -> None:
 def test_a_stage_before_its_shards_says_which_command_makes_them(here: Path, command: str) -> None:
     line = told(invoke(command, "study.yaml"), exit_code=2)
     assert line == f"{here}/run/shards holds no finished shards; make them with `ukd shard`"
+
+
+@pytest.mark.parametrize("command", ["teach", "reduce", "distill", "evaluate"])
+def test_a_stage_after_sharding_asks_for_no_videos(here: Path, command: str) -> None:
+    shutil.rmtree("videos")
+    shutil.rmtree("lists")
+    assert "run/shards holds no finished shards" in told(invoke(command, "study.yaml"), exit_code=2)
 
 
 # --- Lists that are wrong: told before any video is decoded -------------------------------------------------

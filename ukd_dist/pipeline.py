@@ -78,7 +78,7 @@ def run(
     Raises:
         UkdError: What stopped a stage. What was finished stays.
     """
-    if experiment.data.source != "synthetic":
+    if "shard" in stages and experiment.data.source != "synthetic":
         read_source(experiment.data)  # what is wrong with the lists is said before anything is written
     try:
         with (
