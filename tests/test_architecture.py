@@ -17,7 +17,17 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "ukd_dist"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-VOCABULARY = {"errors", "config", "experiment", "manifest", "metrics", "progress", "rundir", "status"}
+VOCABULARY = {
+    "errors",
+    "config",
+    "document",
+    "experiment",
+    "manifest",
+    "metrics",
+    "progress",
+    "rundir",
+    "status",
+}
 
 # From the lowest to the highest. Neighbours on a line do not know each other, but that `cli` calls `doctor`.
 ORDER = [

@@ -502,6 +502,10 @@ def test_what_is_not_yaml_is_said_to_be_none(text: str) -> None:
     assert answer(text=text).startswith("study.yaml is not YAML: ")
 
 
+def test_a_key_that_is_given_twice_is_named_with_its_line() -> None:
+    assert "key 'seed' is given twice, the second time in line" in answer(text=STUDY + "\nseed: 1\nseed: 2\n")
+
+
 def test_a_file_of_bytes_is_said_to_be_no_yaml(tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(bytes(range(256)))

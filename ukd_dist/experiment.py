@@ -30,6 +30,7 @@ from ukd_dist.config import (
     Training,
     unknown_key,
 )
+from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -107,17 +108,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Experiment:
 
 def parse(text: str, where: str, overrides: list[str]) -> Experiment:
     """As `load`, from the file's text; `where` names it in messages."""
-    try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError for a date that there is not
-        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise UsageError(
-            f"{where} holds no experiment", expected="a mapping with name, root, data, teachers, ..."
-        )
-    for override in overrides:
-        _override(document, override)
-    return _resolve(document, where)
+    return _resolve(read_document(text, where, overrides), where)
 
 
 def digest(*parts: Any) -> str:
@@ -129,22 +120,6 @@ def digest(*parts: Any) -> str:
 def content(settings: Training) -> dict[str, Any]:
     """The settings of a training that determine what it produces: not its resources."""
     return settings.model_dump(mode="json", exclude={"resources"})
-
-
-def _override(document: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise UsageError(
-            f"override '{override}'", expected="a.b=value", action="for example data.clip.frames=32"
-        )
-    node: Any = document
-    *parents, last = key.split(".")
-    try:
-        for part in parents:
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
-    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UsageError(f"override '{override}' names no setting: {error}", expected="a.b=value") from error
 
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
@@ -291,6 +266,13 @@ def _check_fusion(evaluate: Evaluate, students: tuple[StudentMember, ...], where
                 f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have no seed in common, "
                 "by which they are paired",
                 expected="runs of the same seeds",
+            )
+        runs = [(s.settings.name, s.settings.seed) for s in students if s.settings.name in pair]
+        if len(set(runs)) < len(runs):
+            raise UsageError(
+                f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have several runs of one seed",
+                expected="one run a name and seed, by which they are paired",
+                action="give runs that differ in more than their seed names of their own",
             )
 
 

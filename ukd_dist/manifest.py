@@ -53,7 +53,7 @@ class Manifest:
         """sha256 over the settings, inputs and files: what a later stage names as its input."""
         document = asdict(self)
         del document["summary"]
-        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        return _sha256_of_document(document)
 
 
 def commit(
@@ -70,7 +70,9 @@ def commit(
         for name in sorted(files)
     }
     manifest = Manifest(kind, settings, inputs, records, summary or {})
-    write_atomically(directory / FILENAME, json.dumps(asdict(manifest), indent=1).encode())
+    document = asdict(manifest)
+    document["sha256"] = _sha256_of_document(document)
+    write_atomically(directory / FILENAME, json.dumps(document, indent=1).encode())
     return manifest
 
 
@@ -85,6 +87,8 @@ def read(directory: Path) -> Manifest | None:
         document = json.loads(path.read_bytes())
         if document["schema"] != SCHEMA:
             raise DataError(f"{path} has schema {document['schema']}", expected=f"schema {SCHEMA}")
+        if document.pop("sha256") != _sha256_of_document(document):
+            raise ValueError("it does not match its own sha256")
         files = {name: FileRecord(**record) for name, record in document.pop("files").items()}
         return Manifest(files=files, **document)
     except FileNotFoundError:
@@ -156,6 +160,10 @@ def verify(directory: Path, manifest: Manifest, names: Iterable[str] | None = No
                 expected=f"sha256 {record.sha256[:12]}... by its manifest",
                 action=f"remove {directory} to make it again",
             )
+
+
+def _sha256_of_document(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -7,6 +7,7 @@ there. A count that was written is never lost with its process. Only this module
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -34,6 +35,7 @@ from ukd_dist.errors import ResourceError
 from ukd_dist.manifest import write_atomically
 
 SNAPSHOT_SECONDS = 2.0
+_log = logging.getLogger(__name__)
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -124,7 +126,10 @@ class Recorder:
 
     def _write_periodically(self) -> None:
         while not self._stop.wait(SNAPSHOT_SECONDS):
-            self.write()
+            try:
+                self.write()
+            except OSError as error:  # a full disk must not end the thread: the next snapshot has it all
+                _log.warning("metrics were not written: %s", error)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, Any]) -> None:
+    for name, tensor in tensors.items():
+        assert len(tensor) == len(rows), f"{name} has {len(tensor)} rows, the split {len(rows)}"
     # One entry: safetensors writes several in no fixed order, and equal content must give equal bytes.
     entry = json.dumps({**metadata, "keys_sha256": rows.digest, "schema": 1}, sort_keys=True)
     write_atomically(path, save(tensors, metadata={METADATA: entry}))

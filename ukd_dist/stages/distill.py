@@ -14,8 +14,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.data.clips import Clips
-from ukd_dist.data.knowledge import TARGET as TARGET_TENSOR
-from ukd_dist.data.knowledge import open_rows
+from ukd_dist.data.knowledge import TARGET, open_rows
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import StudentMember, content
@@ -23,7 +22,7 @@ from ukd_dist.method.losses import distillation_loss
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import ERROR, HISTORY, RunDirectory, leave_error, read_history
 from ukd_dist.stages.context import Context
-from ukd_dist.stages.reduce import TARGET
+from ukd_dist.stages.reduce import TARGET_FILE
 from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
 from ukd_dist.training.loop import Objective, train
@@ -128,7 +127,7 @@ def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, devic
     found = manifest.read(directory)
     assert found is not None
     manifest.verify(directory, found)
-    rows = open_rows(directory / TARGET, TARGET_TENSOR, shards.rows["train"], "train", len(shards.classes))
+    rows = open_rows(directory / TARGET_FILE, TARGET, shards.rows["train"], "train", len(shards.classes))
     target_nc = rows.read().to(device)
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
+from ukd_dist.config import Target
 from ukd_dist.data.knowledge import LOGITS, RowArray, logits_path, open_rows, write_target
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
@@ -22,7 +23,7 @@ from ukd_dist.method.weighting import Weighting
 from ukd_dist.metrics import Recorder
 from ukd_dist.stages.context import Context
 
-TARGET = "train.safetensors"
+TARGET_FILE = "train.safetensors"
 
 
 def reduce(context: Context) -> None:
@@ -44,8 +45,8 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     if context.finished(directory, "target", settings, inputs):
         return
     target_nc = _assemble(context, target, shards)
-    write_target(directory / TARGET, target_nc, shards.rows["train"], settings)
-    manifest.commit(directory, "target", settings, inputs, [TARGET], {"teachers": list(target.teachers)})
+    write_target(directory / TARGET_FILE, target_nc, shards.rows["train"], settings)
+    manifest.commit(directory, "target", settings, inputs, [TARGET_FILE], {"teachers": list(target.teachers)})
 
 
 def _teacher_digests(context: Context, target: TargetMember) -> dict[str, str]:
@@ -69,12 +70,7 @@ def _assemble(context: Context, target: TargetMember, shards: ShardSet) -> torch
         open_rows(logits_path(directory, "train"), LOGITS, rows, "train", len(shards.classes))
         for directory in directories
     ]
-    weighting = Weighting(
-        method=target.settings.method,
-        h=target.settings.h,
-        space=target.settings.space,
-        temperature=target.settings.temperature,
-    )
+    weighting = weighting_of(target.settings)
     step = context.experiment.cluster.reduce_rows
     labels_n = torch.from_numpy(rows.labels)
     checks = [Job(f"check-{d.name}", check_logits, (d,)) for d in directories]
@@ -98,6 +94,13 @@ def _assemble(context: Context, target: TargetMember, shards: ShardSet) -> torch
                     recorder.count("ukd_reduce_logits_bytes_total", read_bytes)
                 bar.advance()
     return torch.cat([done[name] for name in blocks])
+
+
+def weighting_of(settings: Target) -> Weighting:
+    """The method's weighting that a target's settings name."""
+    return Weighting(
+        method=settings.method, h=settings.h, space=settings.space, temperature=settings.temperature
+    )
 
 
 def check_logits(directory: Path) -> None:

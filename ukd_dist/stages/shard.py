@@ -38,6 +38,7 @@ from ukd_dist.errors import DataError
 from ukd_dist.progress import Bar
 from ukd_dist.rundir import REJECTS
 from ukd_dist.stages.context import Context
+from ukd_dist.stages.reduce import weighting_of
 
 _PLAN = "plan.json"
 _PROBES_PER_TASK = 32
@@ -63,6 +64,8 @@ def shard(context: Context) -> None:
     """
     data = _with_videos(context)
     source = read_source(data)
+    for target in context.experiment.targets:
+        weighting_of(target.settings).check_classes(len(source.classes))
     directory = context.run.shards
     settings = shard_settings(data, source)
     inputs = {"source": source.digest()}
