@@ -56,7 +56,7 @@ KNOWS = {
 }
 
 INSIDE_FUNCTIONS = {
-    "ray": {"cluster.py"},
+    "ray": {"cluster.py", "worker.py"},
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/clips.py"},
     "pytorchvideo": {"models/networks.py"},
@@ -177,6 +177,8 @@ def path_of(module: Path) -> str:
 def layer_of(module: Path) -> str:
     """The layer of a module: its folder, or at the top its own name."""
     first = module.relative_to(PACKAGE).with_suffix("").parts[0]
+    if first == "worker":
+        return "cluster"
     return "vocabulary" if first in VOCABULARY | {"__init__"} else first
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import sys
@@ -18,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ukd_dist.errors import UkdError
+from ukd_dist.errors import UkdError, file_error
 
 app = typer.Typer(
     help="Unlimited Knowledge Distillation for action recognition in dark videos.",
@@ -207,10 +206,7 @@ def _answering(debug: bool) -> Iterator[None]:
     except UkdError as error:
         _fail(str(error), error.exit_code, debug)
     except OSError as error:
-        hint = (
-            "; free some space and run again: what is finished is kept" if error.errno == errno.ENOSPC else ""
-        )
-        _fail(f"{error.filename or 'file system'}: {error.strerror or error}{hint}", 1, debug)
+        _fail(str(file_error(error)), 1, debug)
     except KeyboardInterrupt:
         _fail("interrupted; run again to go on", 1, debug)
 

@@ -6,13 +6,11 @@ a crash of its process or node because its files say that it is not done.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import re
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from typing import Any
 
 from ukd_dist.config import Cluster, Resources
 from ukd_dist.errors import ResourceError, TrainingError, UkdError
+from ukd_dist.worker import run_job, run_rank
 
 ONE_CPU = Resources(cpus=1)
 _POLL_SECONDS = 0.5
@@ -98,13 +97,19 @@ class RayCluster:
             self._start()
         for resources in {job.resources for job in jobs}:
             self._require(resources)
-        waiting = list(reversed(jobs))
+        # A window for each kind of resources: CPU jobs that fill theirs must not keep a GPU waiting.
+        waiting: dict[Resources, list[Job]] = {}
+        for job in reversed(jobs):
+            waiting.setdefault(job.resources, []).append(job)
+        windows = {resources: self._slots(resources) + _WINDOW for resources in waiting}
         running: dict[Any, Job] = {}
         try:
-            while waiting or running:
-                while waiting and len(running) < self._slots(waiting[-1].resources) + _WINDOW:
-                    job = waiting.pop()
-                    running[self._submit(job)] = job
+            while running or any(waiting.values()):
+                for resources, left in waiting.items():
+                    active = sum(job.resources == resources for job in running.values())
+                    for _ in range(min(len(left), windows[resources] - active)):
+                        job = left.pop()
+                        running[self._submit(job)] = job
                 done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_SECONDS)
                 while_waiting()
                 for reference in done:
@@ -173,15 +178,12 @@ class RayCluster:
     def _require(self, resources: Resources, count: int = 1) -> None:
         """Refuse what the cluster can never give."""
         nodes = self._nodes()
-        fits = sum(
-            int(min(n["CPU"] / resources.cpus, n["GPU"] / resources.gpus if resources.gpus else 1e9))
-            for n in nodes
-        )
+        fits = sum(_copies(node, resources) for node in nodes)
         if fits < count:
-            have = ", ".join(f"{n['CPU']:g} CPUs and {n['GPU']:g} GPUs" for n in nodes)
+            have = ", ".join(_describe(n["CPU"], n["GPU"], n["memory"] / 2**30) for n in nodes)
             raise ResourceError(
-                f"{count} x ({resources.cpus:g} CPUs and {resources.gpus:g} GPUs) were asked for, "
-                f"but the cluster's {len(nodes)} nodes have {have}",
+                f"{count} x ({_describe(resources.cpus, resources.gpus, resources.memory_gib)}) "
+                f"were asked for, but the cluster's {len(nodes)} nodes have {have}",
                 expected="nodes with that much",
                 action="lower resources or workers in the experiment, or add nodes",
             )
@@ -207,7 +209,7 @@ class RayCluster:
         }
         if job.resources.memory_gib:
             options["memory"] = int(job.resources.memory_gib * 2**30)
-        remote = ray.remote(**options)(_call)
+        remote = ray.remote(**options)(run_job)
         return remote.options(name=job.name).remote(
             self._logs / f"{job.name}.log", job.function, job.arguments
         )
@@ -234,16 +236,13 @@ class RayCluster:
         from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
         trainer = TorchTrainer(
-            _call_rank,
+            run_rank,
             train_loop_config={"log": self._logs / name, "function": function, "argument": argument},
             torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=resources.gpus > 0,
-                resources_per_worker={
-                    "CPU": resources.cpus,
-                    **({"GPU": resources.gpus} if resources.gpus else {}),
-                },
+                resources_per_worker=_per_worker(resources),
                 placement_strategy="SPREAD",
             ),
             run_config=RunConfig(storage_path=str(self._logs / "ray_train"), name=name),
@@ -259,6 +258,16 @@ class RayCluster:
                 if isinstance(cause, UkdError):
                     raise cause from error
             raise _GroupError(_last_line(failures[0] if failures else error)) from error
+
+
+def _per_worker(resources: Resources) -> dict[str, float]:
+    """What Ray Train reserves for a rank, as Ray names it."""
+    wanted = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": (resources.memory_gib or 0) * 2**30}
+    return {kind: amount for kind, amount in wanted.items() if amount}
+
+
+def _describe(cpus: float, gpus: float, memory_gib: float | None) -> str:
+    return f"{cpus:g} CPUs and {gpus:g} GPUs" + (f" and {memory_gib:.1f} GiB" if memory_gib else "")
 
 
 def _copies(node: dict[str, float], resources: Resources) -> int:
@@ -285,11 +294,17 @@ def _start_local(settings: Cluster) -> Any:
 
     local = LocalCluster()
     cpus = settings.cpus_per_node or max(1, (os.cpu_count() or 1) // settings.local_nodes)
-    for number in range(settings.local_nodes):
-        # GPUs are the machine's: a second local node must not offer them again.
-        first = number == 0
-        local.add_node(num_cpus=cpus, **({"include_dashboard": False} if first else {"num_gpus": 0}))
+    local.add_node(num_cpus=cpus, num_gpus=_local_gpus(), include_dashboard=False)
+    for _ in range(settings.local_nodes - 1):
+        local.add_node(num_cpus=cpus, num_gpus=0)  # the machine's GPUs are the first node's
     return local
+
+
+def _local_gpus() -> int:
+    """GPUs that this process may use: the local cluster of `ray.cluster_utils` looks for none by itself."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @contextmanager
@@ -309,47 +324,6 @@ def _calling(function: Callable[[], None]) -> Iterator[None]:
         ended.set()
         thread.join()
         function()
-
-
-def _call(log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    with _output_to(log):
-        return function(*arguments)
-
-
-def _call_rank(config: dict[str, Any]) -> None:
-    from ray.train import get_context
-
-    with _output_to(Path(f"{config['log']}-rank{get_context().get_world_rank()}.log")):
-        config["function"](config["argument"])
-
-
-@contextmanager
-def _output_to(log: Path) -> Iterator[None]:
-    """Append what this process prints, its libraries' C++ included, to a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    saved = os.dup(1), os.dup(2)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            print(json.dumps(_whereabouts()), flush=True)
-            yield
-        except Exception:
-            logging.getLogger(__name__).exception("failed")
-            raise
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for target, original in zip((1, 2), saved, strict=True):
-                os.dup2(original, target)
-                os.close(original)
-
-
-def _whereabouts() -> dict[str, Any]:
-    """The first line of an attempt's log: where it runs."""
-    import ray
-
-    return {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
 
 
 def _last_line(error: BaseException) -> str:

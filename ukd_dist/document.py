@@ -1,4 +1,4 @@
-"""An experiment file's text as a plain document: YAML without a key given twice, overridden by `a.b=value`."""
+"""An experiment file's text as a plain document: YAML with no key given twice, and overrides `a.b=value`."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ it on one line, without a traceback. Faults of our own stay ordinary Python exce
 
 from __future__ import annotations
 
+import errno
+
 
 class UkdError(Exception):
     """Something a user can act on went wrong while working; exit code 1.
@@ -60,3 +62,15 @@ class ResourceError(UkdError):
 
 class TrainingError(UkdError):
     """A training stopped: its loss was not finite, or its process failed."""
+
+
+def file_error(error: OSError) -> ResourceError:
+    """The answer to a file that could not be read or written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ResourceError(
+        f"{error.filename or 'a file'}: {error.strerror or error}",
+        expected="free space" if full else "a file that can be read and written",
+        action="free some space and run again: what is finished is kept"
+        if full
+        else "check it and run again",
+    )

@@ -118,8 +118,11 @@ def digest(*parts: Any) -> str:
 
 
 def content(settings: Training) -> dict[str, Any]:
-    """The settings of a training that determine what it produces: not its resources."""
-    return settings.model_dump(mode="json", exclude={"resources"})
+    """The settings of a training that determine what it produces: not its resources.
+
+    Defaults are left out, so that a setting that is new in a later version changes no id of today's members.
+    """
+    return settings.model_dump(mode="json", exclude={"resources"}, exclude_defaults=True)
 
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
@@ -146,7 +149,12 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
     ids = tuple(t.id for t in teachers)
     targets = {
-        name: TargetMember(f"{name}-{digest(target.model_dump(mode='json'), sorted(ids))}", name, target, ids)
+        name: TargetMember(
+            f"{name}-{digest(target.model_dump(mode='json', exclude_defaults=True), sorted(ids))}",
+            name,
+            target,
+            ids,
+        )
         for name, target in file.targets.items()
     }
     runs = _expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")

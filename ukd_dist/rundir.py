@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from ukd_dist.errors import BusyError, UsageError
+from ukd_dist.errors import BusyError, DataError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment, load
 from ukd_dist.manifest import FILENAME, write_atomically
 
@@ -123,8 +123,15 @@ def coordinating(experiment: Experiment) -> Iterator[RunDirectory]:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": started}, file)
         file.flush()
+        before = run.experiment.read_bytes() if run.experiment.is_file() else None
         write_atomically(run.experiment, experiment.to_yaml().encode())
-        yield run
+        try:
+            yield run
+        except (MismatchError, UsageError):
+            # Refused: the root still holds what it held, and says so.
+            if before is not None:
+                write_atomically(run.experiment, before)
+            raise
 
 
 def _lock(file: TextIO) -> bool:
@@ -148,10 +155,7 @@ def _holder(record: str) -> str:
 
 def read_history(member: Path) -> list[dict[str, Any]]:
     """The lines of a member's history.jsonl, one an epoch; empty where there is none yet."""
-    try:
-        return [json.loads(line) for line in (member / HISTORY).read_text().splitlines()]
-    except FileNotFoundError:
-        return []
+    return read_json_lines(member / HISTORY)
 
 
 def leave_error(member: Path, error: Exception) -> None:
@@ -161,7 +165,23 @@ def leave_error(member: Path, error: Exception) -> None:
 
 def read_error(member: Path) -> str:
     """A member's last error, or nothing."""
+    return "; ".join(str(line["error"]) for line in read_json_lines(member / ERROR))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; none where there is no file.
+
+    Raises:
+        DataError: A line is no JSON object.
+    """
     try:
-        return str(json.loads((member / ERROR).read_text())["error"])
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
-        return ""
+        return []
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({error})", expected="a JSON object a line", action=f"remove {path.parent}"
+        ) from error
+    if not all(isinstance(line, dict) for line in lines):
+        raise DataError(f"{path} is damaged", expected="a JSON object a line", action=f"remove {path.parent}")
+    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from ukd_dist import manifest
 from ukd_dist.config import Training
 from ukd_dist.experiment import Experiment
 from ukd_dist.metrics import Committed
-from ukd_dist.rundir import ERROR, REJECTS, RunDirectory, read_error, read_history
+from ukd_dist.rundir import ERROR, REJECTS, RunDirectory, read_error, read_history, read_json_lines
 
 State = Literal["done", "running", "interrupted", "failed", "pending"]
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "pending")
@@ -71,11 +70,7 @@ def committed_metrics(run: RunDirectory, experiment: Experiment) -> list[Committ
 
 def rejected(run: RunDirectory) -> dict[str, int]:
     """Videos that sharding rejected, by reason."""
-    try:
-        lines = (run.shards / REJECTS).read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    return dict(Counter(json.loads(line)["reason"] for line in lines))
+    return dict(Counter(line["reason"] for line in read_json_lines(run.shards / REJECTS)))
 
 
 def is_held(run: RunDirectory) -> bool:

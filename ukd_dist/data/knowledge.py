@@ -24,9 +24,14 @@ METADATA = "ukd_dist"
 LOGITS, TARGET, TRAINED_ON = "logits", "target", "trained_on"
 
 
+def logits_name(split: SplitName) -> str:
+    """Path of a split's logits inside a member's directory."""
+    return f"logits/{split}.safetensors"
+
+
 def logits_path(member: Path, split: SplitName) -> Path:
     """Where a teacher's or student's logits on a split lie."""
-    return member / "logits" / f"{split}.safetensors"
+    return member / logits_name(split)
 
 
 def write_logits(

@@ -11,7 +11,7 @@ from typing import Any
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job, Outcome, RayCluster
-from ukd_dist.errors import MismatchError, TrainingError
+from ukd_dist.errors import MismatchError, TrainingError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import ERROR, RunDirectory, leave_error
@@ -38,19 +38,24 @@ class Context:
     replace: bool = False
 
     def finished(self, directory: Path, kind: str, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
-        """Whether a directory holds exactly this work.
+        """Whether a directory that the calling stage makes holds exactly this work.
+
+        With `replace`, other work in it, finished or begun, is dropped.
 
         Raises:
             MismatchError: It holds other work, and `replace` was not asked for.
         """
         try:
-            return manifest.finished(directory, kind, settings, inputs) is not None
+            if manifest.finished(directory, kind, settings, inputs):
+                return True
+            for checkpoint in directory.glob("checkpoint/*"):
+                manifest.finished(checkpoint, "checkpoint", settings, inputs)
         except MismatchError as error:
             if not self.replace:
                 raise
             _log.warning("making %s again: %s", directory, error.problem)
             shutil.rmtree(directory)
-            return False
+        return False
 
     def run_members(
         self,
@@ -86,3 +91,19 @@ class Context:
                 f"{len(failed)} of {len(jobs)} {what} failed, first {failed[0].job.name}: {failed[0].error}",
                 action="mend the cause and run again; the others are kept",
             )
+
+
+def shards_digest(run: RunDirectory) -> str:
+    """What a stage names as its input: the digest of the finished shards.
+
+    Raises:
+        UsageError: There are none.
+    """
+    found = manifest.read(run.shards)
+    if found is None:
+        raise UsageError(
+            f"{run.shards} holds no finished shards",
+            expected="a manifest",
+            action="make them with `ukd shard`",
+        )
+    return found.digest()

@@ -6,6 +6,7 @@ not depend on how many teachers there were.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ukd_dist.experiment import StudentMember, content
 from ukd_dist.method.losses import distillation_loss
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import ERROR, HISTORY, RunDirectory, leave_error, read_history
-from ukd_dist.stages.context import Context
+from ukd_dist.stages.context import Context, shards_digest
 from ukd_dist.stages.reduce import TARGET_FILE
 from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
@@ -77,15 +78,16 @@ def student_inputs(run: RunDirectory, member: StudentMember) -> dict[str, str]:
     Raises:
         DataError: Its target is not there.
     """
-    inputs = {"shards": ShardSet(run.shards, check=False).digest}
+    inputs = {"shards": shards_digest(run)}
     if member.target is not None:
         found = manifest.read(run.target(member.target.id))
         if found is None:
             raise DataError(
                 f"student {member.id} needs target {member.target.id}, which is not there",
+                expected="a finished target",
                 action="make it with `ukd reduce`",
             )
-        inputs["target"] = found.digest()
+        inputs["target"] = found.files[TARGET_FILE].sha256
     return inputs
 
 
@@ -93,7 +95,7 @@ def train_student(work: Work) -> None:
     """One rank's part of a student's training; rank 0 writes and commits (called on every rank)."""
     run, member = RunDirectory(work.root), work.member
     settings, directory = member.settings, run.student(member.id)
-    device = prepare_device(settings)
+    device = prepare_device(settings, int(os.environ["LOCAL_RANK"]))
     shards = ShardSet(run.shards)
     inputs = student_inputs(run, member)
     model = build_network(settings, len(shards.classes))

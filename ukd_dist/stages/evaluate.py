@@ -86,10 +86,10 @@ def evaluate(context: Context) -> None:
     members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
     results = [_evaluate_member(run, shards, member) for member in members]
     results += [_fuse(run, shards, subject, pair) for subject, pair in fusions(run, experiment)]
-    with Recorder(run.metrics, run=experiment.name, stage="evaluate") as recorder:
-        for result in results:
-            recorder.set("ukd_accuracy_ratio", result.top1, member=result.id, split="test")
-    write_results(run, results)
+    if write_results(run, results):
+        with Recorder(run.metrics, run=experiment.name, stage="evaluate") as recorder:
+            for result in results:
+                recorder.set("ukd_accuracy_ratio", result.top1, member=result.id, split="test")
 
 
 def score(scores_nc: torch.Tensor, shards: ShardSet, subject: Subject) -> Result:
@@ -113,15 +113,26 @@ def score(scores_nc: torch.Tensor, shards: ShardSet, subject: Subject) -> Result
     )
 
 
-def write_results(run: RunDirectory, results: Sequence[Result]) -> None:
-    """Write report/fusions.json, every fusion whole, and report/results.csv, a row of each result."""
-    whole = [asdict(result) for result in results if result.kind == "fusion"]
-    manifest.write_atomically(run.report / FUSIONS, json.dumps(whole, indent=1).encode())
+def write_results(run: RunDirectory, results: Sequence[Result]) -> bool:
+    """Write report/fusions.json, every fusion whole, and report/results.csv, a row of each result.
+
+    Returns:
+        Whether anything changed.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(result) for result in results)
-    manifest.write_atomically(run.report / RESULTS_CSV, text.getvalue().encode())
+    fused = [asdict(result) for result in results if result.kind == "fusion"]
+    contents = {FUSIONS: json.dumps(fused, indent=1).encode(), RESULTS_CSV: text.getvalue().encode()}
+    changed = {
+        name: payload
+        for name, payload in contents.items()
+        if not (run.report / name).is_file() or (run.report / name).read_bytes() != payload
+    }
+    for name, payload in changed.items():
+        manifest.write_atomically(run.report / name, payload)
+    return bool(changed)
 
 
 def read_result(directory: Path) -> Result | None:
@@ -130,7 +141,7 @@ def read_result(directory: Path) -> Result | None:
     found = manifest.read(directory)
     if found is None or not path.is_file():
         return None
-    result = Result(**json.loads(path.read_text()))
+    (result,) = _read_results(path, "[" + path.read_text() + "]")
     return result if result.of == found.digest() else None
 
 
@@ -142,9 +153,18 @@ def read_fusions(run: RunDirectory) -> list[Result]:
     path = run.report / FUSIONS
     if not path.is_file():
         return []
-    results = [Result(**document) for document in json.loads(path.read_text())]
+    results = _read_results(path, path.read_text())
     digests = {_digest(directory) for directory in run.finished_students()}
     return [result for result in results if digests.issuperset(result.of.split("+"))]
+
+
+def _read_results(path: Path, text: str) -> list[Result]:
+    try:
+        return [Result(**document) for document in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} is damaged ({error})", expected="what `ukd evaluate` wrote", action=f"remove {path}"
+        ) from error
 
 
 def fusions(run: RunDirectory, experiment: Experiment) -> list[tuple[Subject, Pair]]:
@@ -194,8 +214,10 @@ def _infer_students(context: Context) -> None:
     jobs = []
     for member in context.experiment.students:
         directory = run.student(member.id)
-        if not context.finished(directory, "student", content(member.settings), student_inputs(run, member)):
-            raise DataError(f"student {member.id} is not trained", action="train it with `ukd distill`")
+        if not manifest.finished(directory, "student", content(member.settings), student_inputs(run, member)):
+            raise DataError(
+                f"student {member.id} is not trained", expected="every student", action="run `ukd distill`"
+            )
         if not context.finished(directory / "logits", "logits", {}, {"student": _digest(directory)}):
             jobs.append(Job(member.id, infer_student, (run.root, member), member.settings.resources))
     if not jobs:
@@ -220,7 +242,9 @@ def _evaluate_member(run: RunDirectory, shards: ShardSet, member: TeacherMember 
         return known
     modality, seed, of = member.settings.modality, member.settings.seed, _digest(directory)
     if not of:  # a teacher: students are known to be trained, their logits are there
-        raise DataError(f"{kind} {member.id} is not trained", action="train it with `ukd teach`")
+        raise DataError(
+            f"{kind} {member.id} is not trained", expected="every teacher", action="run `ukd teach`"
+        )
     subject = Subject(kind=kind, id=member.id, name=name, modality=modality, seed=seed, target=target, of=of)
     result = score(_test_logits(directory, shards), shards, subject)
     manifest.write_atomically(directory / RESULT, json.dumps(asdict(result), indent=1).encode())

@@ -14,7 +14,7 @@ import torch
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.config import Target
-from ukd_dist.data.knowledge import LOGITS, RowArray, logits_path, open_rows, write_target
+from ukd_dist.data.knowledge import LOGITS, RowArray, logits_name, logits_path, open_rows, write_target
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import TargetMember
@@ -59,7 +59,7 @@ def _teacher_digests(context: Context, target: TargetMember) -> dict[str, str]:
                 expected="every teacher of the fleet",
                 action="train it with `ukd teach`, or take it out of the experiment",
             )
-        digests[teacher] = found.digest()
+        digests[teacher] = found.files[logits_name("train")].sha256
     return digests
 
 
@@ -111,7 +111,7 @@ def check_logits(directory: Path) -> None:
     """
     found = manifest.read(directory)
     assert found is not None
-    manifest.verify(directory, found, [str(logits_path(directory, "train").relative_to(directory))])
+    manifest.verify(directory, found, [logits_name("train")])
 
 
 def assemble_block(

@@ -79,12 +79,12 @@ def shard(context: Context) -> None:
     samples = [s for split in SPLITS for s in _number(split, verdicts[split], source.classes, data)]
     _write_all(context, samples, {v.video.key: v.video.path for s in SPLITS for v in verdicts[s]}, data)
     manifest.write_atomically(directory / SAMPLES, samples_csv(s for s, _ in samples))
-    (directory / _PLAN).unlink()
     tars = [name for s in SPLITS for name in _names(samples, s)]
     files = [SAMPLES, REJECTS, *tars, *(Path(tar).with_suffix(".idx").name for tar in tars)]
     counts = {split: sum(1 for s, _ in samples if s.split == split) for split in SPLITS}
     summary = {"samples": counts, "rejected": dict(Counter(v.reason for v in rejects))}
     manifest.commit(directory, "shards", settings, inputs, files, summary)
+    (directory / _PLAN).unlink()
 
 
 def shard_settings(data: Data, source: Source) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _claim(directory: Path, settings: dict[str, Any], inputs: dict[str, str]) ->
     """Say what the unfinished directory will hold; what was begun for something else is dropped."""
     plan = json.dumps({"settings": settings, "inputs": inputs}, sort_keys=True).encode()
     path = directory / _PLAN
-    if path.is_file() and path.read_bytes() != plan:
+    if directory.is_dir() and (not path.is_file() or path.read_bytes() != plan):
         _log.warning("dropping unfinished shards in %s, which were begun with other settings", directory)
         shutil.rmtree(directory)
     manifest.write_atomically(path, plan)

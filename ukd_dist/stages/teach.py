@@ -8,13 +8,13 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.data.knowledge import logits_path, write_logits
+from ukd_dist.data.knowledge import logits_name, logits_path, write_logits
 from ukd_dist.data.shards import SPLITS, ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.experiment import TeacherMember, content
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import HISTORY, RunDirectory, read_history
-from ukd_dist.stages.context import Context
+from ukd_dist.stages.context import Context, shards_digest
 from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.inference import WEIGHTS, infer, save_weights
 from ukd_dist.training.loop import train
@@ -29,7 +29,7 @@ def teach(context: Context) -> None:
         MismatchError: A teacher was trained on other shards.
     """
     run, experiment = context.run, context.experiment
-    digest = ShardSet(run.shards, check=False).digest
+    digest = shards_digest(run)
     members = [m for m in experiment.teachers if not _is_finished(context, m, digest)]
     jobs = [
         Job(m.id, train_teacher, (run.root, experiment.name, m), m.settings.resources, fresh_process=True)
@@ -71,10 +71,10 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
             logits_path(directory, split), logits_nc, rows, split, view=CENTRE, trained_on=trained_on
         )
     save_weights(model, directory / WEIGHTS)
-    files = [WEIGHTS, HISTORY, *(str(logits_path(directory, s).relative_to(directory)) for s in SPLITS)]
+    files = [WEIGHTS, HISTORY, *map(logits_name, SPLITS)]
     manifest.commit(directory, "teacher", content(settings), inputs, files)
 
 
-def _is_finished(context: Context, member: TeacherMember, shards_digest: str) -> bool:
+def _is_finished(context: Context, member: TeacherMember, shards: str) -> bool:
     directory = context.run.teacher(member.id)
-    return context.finished(directory, "teacher", content(member.settings), {"shards": shards_digest})
+    return context.finished(directory, "teacher", content(member.settings), {"shards": shards})

@@ -19,7 +19,7 @@ from ukd_dist import manifest
 from ukd_dist.errors import DataError
 
 KEPT = 2
-_STATE = "state.pt"
+_PREFIX, _STATE = "epoch-", "state.pt"
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +39,7 @@ class Checkpoints:
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Commit the state after `epoch` epochs (tensors and plain values), and drop old ones."""
-        directory = self._directory / f"epoch-{epoch:04d}"
+        directory = self._path(epoch)
         shutil.rmtree(directory, ignore_errors=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -48,8 +48,8 @@ class Checkpoints:
         for old in self._all()[:-KEPT]:
             shutil.rmtree(old)
 
-    def latest(self, device: torch.device) -> tuple[int, dict[str, Any]] | None:
-        """The newest sound checkpoint: epochs done and the state, or None where there is none.
+    def latest(self) -> int:
+        """Epochs done at the newest sound checkpoint; 0 where there is none.
 
         Raises:
             MismatchError: It was made from other settings or inputs.
@@ -66,11 +66,29 @@ class Checkpoints:
                 _log.warning("checkpoint passed over: %s", error)
                 damaged = error
                 continue
-            state = torch.load(directory / _STATE, map_location=device, weights_only=True)
-            return int(directory.name.removeprefix("epoch-")), state
+            return int(directory.name.removeprefix(_PREFIX))
         if damaged:
             raise damaged
-        return None
+        return 0
+
+    def load(self, epoch: int, device: torch.device) -> dict[str, Any]:
+        """The state after `epoch` epochs.
+
+        Raises:
+            DataError: It is not there.
+        """
+        path = self._path(epoch) / _STATE
+        if not path.is_file():
+            raise DataError(
+                f"checkpoint {path} is not there, though rank 0 sees it",
+                expected="a root that every node sees alike",
+                action="mount the same shared file system on every node",
+            )
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        return state
+
+    def _path(self, epoch: int) -> Path:
+        return self._directory / f"{_PREFIX}{epoch:04d}"
 
     def _all(self) -> list[Path]:
-        return sorted(self._directory.glob("epoch-*"))
+        return sorted(self._directory.glob(f"{_PREFIX}*"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sysconfig
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,9 @@ class Engine(Protocol):
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """The elementwise sum of every rank's `values`."""
+
+    def from_rank_0(self, value: int) -> int:
+        """Rank 0's `value`, on every rank."""
 
     def share_buffers(self) -> None:
         """Give every rank the mean of all ranks' batch-norm statistics."""
@@ -64,6 +68,10 @@ class PlainEngine:
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """`values`: there is one rank."""
         return values
+
+    def from_rank_0(self, value: int) -> int:
+        """`value`: there is one rank."""
+        return value
 
     def share_buffers(self) -> None:
         """Nothing to share: there is one rank."""
@@ -119,6 +127,12 @@ class DeepSpeedEngine:
         torch.distributed.all_reduce(total)
         return total
 
+    def from_rank_0(self, value: int) -> int:
+        """Rank 0's `value`, on every rank."""
+        shared = torch.tensor(value, device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return int(shared)
+
     def share_buffers(self) -> None:
         """Give every rank the mean of all ranks' batch-norm statistics.
 
@@ -155,6 +169,8 @@ def _deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         # Read at import: on a machine with GPUs DeepSpeed would take them for a student that asked for none.
         os.environ["DS_ACCELERATOR"] = "cpu"
+    # DeepSpeed looks for ninja on the PATH even where its op is built; pip puts it beside the interpreter.
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 

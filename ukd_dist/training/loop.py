@@ -100,15 +100,16 @@ def train(
     checkpoints = Checkpoints(directory / "checkpoint", content(settings), inputs)
     steps = steps_per_epoch(len(rows), settings.batch_size)
     history: list[Epoch] = []
-    resumed = checkpoints.latest(engine.device)
-    if resumed is not None:
-        engine.load(resumed[1])
-        history = [Epoch(**line) for line in resumed[1]["history"]]
-    done = len(history)
+    # Rank 0 decides: ranks that resumed from different epochs would never agree again.
+    done = engine.from_rank_0(checkpoints.latest() if engine.rank == 0 else 0)
+    if done:
+        state = checkpoints.load(done, engine.device)
+        engine.load(state)
+        history = [Epoch(**line) for line in state["history"]]
     clips = open_clips(range(done, settings.epochs))
     for epoch in range(done, settings.epochs):
         _seed(settings.seed, epoch, engine.rank)
-        rates = [learning_rate(settings, epoch + step / steps) for step in range(steps)]
+        rates = [learning_rate(settings, epoch + (step + 1) / steps) for step in range(steps)]
         line = _run_epoch(engine, objective, islice(clips, steps), epoch, rates, rows.keys, recorder)
         history.append(line)
         engine.share_buffers()
@@ -125,7 +126,7 @@ def train(
 def learning_rate(settings: Training, epoch: float) -> float:
     """The learning rate at a fractional epoch: linear warm-up, then constant or half a cosine."""
     if epoch < settings.warmup_epochs:
-        return settings.lr * (epoch + 1e-3) / settings.warmup_epochs
+        return settings.lr * epoch / settings.warmup_epochs
     if settings.schedule == "constant":
         return settings.lr
     progress = (epoch - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)

@@ -16,10 +16,17 @@ from ukd_dist.models.networks import VideoNetwork, build
 from ukd_dist.training.loop import Objective
 
 
-def prepare_device(settings: Training) -> torch.device:
-    """The device that Ray gave this process; on a CPU, as many threads as cores were reserved."""
+def prepare_device(settings: Training, local_rank: int = 0) -> torch.device:
+    """The device that Ray gave this process; on a CPU, as many threads as cores were reserved.
+
+    Args:
+        settings: What was reserved.
+        local_rank: Of a student's ranks on one node, which this is: each is shown the GPUs of all of them.
+    """
     if settings.resources.gpus:
-        return torch.device("cuda", 0)
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
     torch.set_num_threads(_threads(settings))
     return torch.device("cpu")
 

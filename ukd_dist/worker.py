@@ -1,0 +1,64 @@
+"""What surrounds a job in its Ray process: its output goes to a file, and a full disk gets its answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ukd_dist.errors import file_error
+
+
+def run_job(log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a job's function (a Ray task).
+
+    Raises:
+        UkdError: What the function raised.
+        ResourceError: A file could not be read or written.
+    """
+    with _output_to(log):
+        return function(*arguments)
+
+
+def run_rank(config: dict[str, Any]) -> None:
+    """Call a rank's function (a Ray Train worker); `config` holds log, function and argument."""
+    from ray.train import get_context
+
+    with _output_to(Path(f"{config['log']}-rank{get_context().get_world_rank()}.log")):
+        config["function"](config["argument"])
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Append what this process prints, its libraries' C++ included, to a file; begins with where it runs."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    saved = os.dup(1), os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            print(json.dumps(_whereabouts()), flush=True)
+            yield
+        except OSError as error:
+            raise file_error(error) from error
+        except Exception:
+            logging.getLogger(__name__).exception("failed")
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for target, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, target)
+                os.close(original)
+
+
+def _whereabouts() -> dict[str, Any]:
+    import ray
+
+    return {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
