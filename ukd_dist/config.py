@@ -250,7 +250,10 @@ class Evaluate(Settings):
 class Cluster(Settings):
     """Where the work runs; no part of it changes a result."""
 
-    address: str | None = Field(None, description="Ray address; default: the running cluster, or a local one")
+    address: str | None = Field(
+        None,
+        description="Ray address, or auto; default: the cluster of this Ray job, else a local one",
+    )
     local_nodes: int = Field(1, ge=1, description="Ray nodes of a local cluster")
     cpus_per_node: int | None = Field(
         None, ge=1, description="of a local node; default: the cores shared equally"

@@ -20,14 +20,9 @@ class UkdError(Exception):
 
     exit_code = 1
 
-    def __init__(self, problem: str, *, expected: str = "", action: str = "") -> None:
+    def __init__(self, problem: str, *, expected: str, action: str) -> None:
         self.problem, self.expected, self.action = problem, expected, action
-        parts = [problem]
-        if expected:
-            parts.append(f"expected {expected}")
-        if action:
-            parts.append(action)
-        super().__init__("; ".join(parts))
+        super().__init__(f"{problem}; expected {expected}; {action}")
 
     def __reduce__(self) -> tuple[object, ...]:
         # These travel between Ray processes, and keyword arguments do not pickle by themselves.

@@ -3,7 +3,8 @@
 `rgb` is the video itself. `flow` is dense optical flow from each frame to the next (DIS), u above v as the
 luma of one picture of twice the height: 16..235 spans -bound..+bound stored pixels a frame. It goes through
 no colour conversion on its way in, since a `gray` picture would be range-converted in silence.
-A further modality is a further class here with `write` and `finish`.
+A further modality of decoded frames is a further writer here; one of the compressed stream (motion vectors)
+will be handed its packets as well.
 """
 
 from __future__ import annotations

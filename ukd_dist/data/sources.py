@@ -54,7 +54,7 @@ class Source:
     test: tuple[ListedVideo, ...]
 
     def digest(self) -> str:
-        """sha256 over labels, names and file sizes; contents are checked when they are decoded."""
+        """sha256 over labels, names and file sizes: another video of the same size goes unnoticed."""
         lines = [
             f"{split}\t{v.key}\t{v.label}\t{v.path.stat().st_size}"
             for split, videos in (("train", self.train), ("test", self.test))
