@@ -222,7 +222,9 @@ def test_a_file_that_grew_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     written = student(tmp_path)
     (tmp_path / "logits/test.safetensors").unlink()
-    with pytest.raises(DataError, match=r"logits/test\.safetensors is missing; remove .* to make it again"):
+    with pytest.raises(
+        DataError, match=r"logits/test\.safetensors is missing; expected 54 bytes .*; remove .* to make"
+    ):
         verify(tmp_path, written)
 
 
@@ -249,6 +251,33 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, text: str) -> None:
         DataError, match=rf"manifest {re.escape(str(tmp_path / FILENAME))} is damaged .*; remove"
     ):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "field", ["kind", "settings", "inputs", "files", "summary", "sha256"], ids=lambda field: f"of {field}"
+)
+def test_a_manifest_that_its_own_digest_does_not_fit_is_named(tmp_path: Path, field: str) -> None:
+    student(tmp_path, summary={"seconds": 3})
+    path = tmp_path / FILENAME
+    document = json.loads(path.read_text())
+    if field in ("kind", "sha256"):
+        document[field] = document[field][::-1]
+    else:
+        document[field].pop(next(iter(document[field])))
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"manifest {path} is damaged (it does not match its own sha256); "
+        f"expected a manifest as it was written; remove {tmp_path} to make it again"
+    )
+
+
+def test_a_manifest_says_the_same_in_another_order_and_layout(tmp_path: Path) -> None:
+    written = student(tmp_path)
+    document = json.loads((tmp_path / FILENAME).read_text())
+    (tmp_path / FILENAME).write_text(json.dumps(dict(reversed(document.items()))))
+    assert read(tmp_path) == written
 
 
 @given(st.data())
@@ -309,7 +338,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_leaves_the_old_content_and_nothing_beside_it(small_disk: Path) -> None:
     write_atomically(small_disk / "state.pt", b"old")
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/state\.pt'"):
         write_atomically(small_disk / "state.pt", b"new" * 99_999)
     assert (small_disk / "state.pt").read_bytes() == b"old"
     assert [path.name for path in small_disk.iterdir()] == ["state.pt"]

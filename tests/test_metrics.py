@@ -310,7 +310,10 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         with pytest.raises(ResourceError) as caught, exporting(tmp_path, "study", port, lambda: []):
             pass
         assert (tmp_path / "targets.json").exists()
-    expected = f"cluster.metrics_port {port}: Address already in use; choose another, or 0 for a free one"
+    expected = (
+        f"cluster.metrics_port {port}: Address already in use; expected a port that is free; "
+        "choose another, or 0 for any free one"
+    )
     assert str(caught.value) == expected
 
 

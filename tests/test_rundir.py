@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ukd_dist import manifest
-from ukd_dist.errors import BusyError, UsageError
+from ukd_dist.errors import BusyError, DataError, MismatchError, TrainingError, UkdError, UsageError
 from ukd_dist.experiment import Experiment, load, parse
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
 from ukd_dist.status import STATES, MemberStatus, State, is_held, read_status, rejected, teacher_states
@@ -54,6 +54,11 @@ def run(study: Experiment) -> RunDirectory:
     return RunDirectory(study.root)
 
 
+def other(study: Experiment) -> Experiment:
+    """Another experiment of the same root."""
+    return parse(STUDY.replace("ROOT", str(study.root)), "study.yaml", ["name=other"])
+
+
 @contextmanager
 def holding(experiment: Experiment, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the experiment's root."""
@@ -81,10 +86,9 @@ def test_a_second_coordinator_is_told_who_holds_the_root(study: Experiment, tmp_
 
 
 def test_a_second_coordinator_changes_nothing(study: Experiment, tmp_path: Path) -> None:
-    other = parse(STUDY.replace("ROOT", str(study.root)), "study.yaml", ["name=other"])
     with holding(study, tmp_path):
         record = (study.root / "coordinator.lock").read_text()
-        with pytest.raises(BusyError), coordinating(other):
+        with pytest.raises(BusyError), coordinating(other(study)):
             pass
         assert (study.root / "coordinator.lock").read_text() == record
     assert open_run(study.root)[1].name == "study"
@@ -109,8 +113,8 @@ def test_a_root_is_free_after_its_coordinator_left_or_failed(study: Experiment, 
 
 
 def test_another_root_is_free_meanwhile(study: Experiment, tmp_path: Path) -> None:
-    other = parse(STUDY.replace("ROOT", str(tmp_path / "other")), "study.yaml", [])
-    with coordinating(study), coordinating(other):
+    elsewhere = parse(STUDY.replace("ROOT", str(tmp_path / "other")), "study.yaml", [])
+    with coordinating(study), coordinating(elsewhere):
         pass
 
 
@@ -158,6 +162,34 @@ def test_a_damaged_experiment_in_the_root_is_named(study: Experiment, run: RunDi
         run.experiment.write_text("name: [")
     with pytest.raises(UsageError, match=r"run/experiment\.yaml is not YAML"):
         open_run(study.root)
+
+
+@pytest.mark.parametrize("kind", [MismatchError, UsageError])
+def test_a_refused_experiment_leaves_the_roots_as_it_was(
+    study: Experiment, run: RunDirectory, kind: type[UkdError]
+) -> None:
+    with coordinating(study):
+        pass
+    before = run.experiment.read_bytes()
+    with pytest.raises(kind, match="refused"), coordinating(other(study)):
+        raise kind("refused", expected="the same", action="use another root")
+    assert run.experiment.read_bytes() == before
+    assert {path.name for path in run.root.iterdir()} == {"experiment.yaml", "coordinator.lock"}
+
+
+def test_an_experiment_that_failed_stays_in_the_root(study: Experiment) -> None:
+    with coordinating(study):
+        pass
+    with pytest.raises(TrainingError), coordinating(other(study)):
+        raise TrainingError("the loss is nan", expected="a finite loss", action="lower lr")
+    assert open_run(study.root)[1].name == "other"
+
+
+def test_the_first_experiment_of_a_root_stays_though_refused(study: Experiment) -> None:
+    """`ukd report` shows what became of it."""
+    with pytest.raises(UsageError), coordinating(study):
+        raise UsageError("no shards", expected="shards", action="make them")
+    assert open_run(study.root)[1] == study
 
 
 # --- States ------------------------------------------------------------------------------------------------
@@ -279,3 +311,56 @@ def test_rejected_videos_are_counted_by_reason_however_often_they_were_probed(tm
     (run.shards / "rejects.jsonl").write_text("\n".join(lines))
 
     assert rejected(run) == {"damaged": 2, "one_frame": 1}
+
+
+# --- Damage ------------------------------------------------------------------------------------------------
+
+DAMAGED = {
+    "cut off": b'{"epoch": 1, "acc',
+    "no JSON": b"epoch 1\n",
+    "no text": b'{"epoch": "\x80"}\n',
+    "a list": b"[]\n",
+    "a number": b"5\n",
+    "nothing in it": b"{}\n",
+    "a blank line": b"\n",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=list(DAMAGED))
+@pytest.mark.parametrize(
+    ("name", "keys"), [("history.jsonl", "epoch, accuracy, seconds"), ("error.json", "error")]
+)
+def test_a_members_damaged_file_is_named(
+    run: RunDirectory, study: Experiment, name: str, keys: str, content: bytes
+) -> None:
+    directory = run.teacher(study.teachers[0].id)
+    make(directory, epochs=2, error="a loss is not finite")
+    (directory / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_status(run, study)
+    assert str(caught.value).startswith(f"{directory / name} is damaged (")
+    assert str(caught.value).endswith(
+        f"); expected on each line a JSON object with {keys}; remove {directory}"
+    )
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=list(DAMAGED))
+def test_a_damaged_list_of_rejected_videos_is_named(run: RunDirectory, content: bytes) -> None:
+    run.shards.mkdir(parents=True)
+    path = run.shards / "rejects.jsonl"
+    path.write_bytes(b'{"key": "a", "reason": "damaged"}\n' + content)
+    with pytest.raises(DataError) as caught:
+        rejected(run)
+    assert str(caught.value).startswith(f"{path} is damaged (")
+    assert str(caught.value).endswith(
+        f"; expected on each line a JSON object with reason; remove {run.shards}"
+    )
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "error.json"])
+def test_an_empty_file_says_nothing(run: RunDirectory, study: Experiment, name: str) -> None:
+    directory = run.teacher(study.teachers[0].id)
+    make(directory)
+    (directory / name).write_bytes(b"")
+    found = first_teacher(run, study)
+    assert (found.epoch, found.error) == (0, "")

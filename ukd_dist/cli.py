@@ -72,7 +72,12 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """The whole method on a miniature ARID that it draws itself; minutes on two CPU cores."""
-    chosen = [f"root={root}", f"seed={seed}", f"data.seed={seed}", f"data.synthetic.seed={seed}"]
+    chosen = [
+        f"root={json.dumps(str(root))}",
+        f"seed={seed}",
+        f"data.seed={seed}",
+        f"data.synthetic.seed={seed}",
+    ]
     with _answering(debug), as_file(files("ukd_dist") / "experiments" / "demo.yaml") as path:
         _run(path, [*chosen, *(overrides or [])], None, False, as_json)
 
@@ -207,6 +212,8 @@ def _answering(debug: bool) -> Iterator[None]:
         _fail(str(error), error.exit_code, debug)
     except OSError as error:
         _fail(str(file_error(error)), 1, debug)
+    except Exception as error:  # noqa: BLE001 - the boundary: a user gets one line, --debug the rest
+        _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1, debug)
     except KeyboardInterrupt:
         _fail("interrupted; run again to go on", 1, debug)
 

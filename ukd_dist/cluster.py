@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,13 @@ from typing import Any
 
 from ukd_dist.config import Cluster, Resources
 from ukd_dist.errors import ResourceError, TrainingError, UkdError
+from ukd_dist.localnodes import LocalNodes
 from ukd_dist.worker import run_job, run_rank
 
 ONE_CPU = Resources(cpus=1)
 _POLL_SECONDS = 0.5
 _REACH_SECONDS = 5.0
+_CONTROLLER_FAILURES = 3  # group starts that time out, 60 s each, before a group counts as failed
 _WINDOW = 2  # tasks submitted beyond those that can run, so that no worker waits for the coordinator
 
 
@@ -137,16 +140,18 @@ class RayCluster:
             ResourceError: The cluster is too small.
         """
         self._start()
-        self._require(resources, count=workers)
         for attempt in range(self._settings.max_failures + 1):
+            self._require(resources, count=workers)  # each time: a node may be gone for good
             try:
                 with _calling(while_waiting):
                     self._fit(name, function, argument, workers, resources)
                 return
             except _GroupError as error:
+                _free_reservations()
                 if attempt == self._settings.max_failures:
                     raise TrainingError(
                         f"{name} failed {attempt + 1} times, last: {error}",
+                        expected=f"at most {attempt} (cluster.max_failures)",
                         action=f"see {self._logs}/{name}-*.log",
                     ) from error
                 logging.getLogger(__name__).warning("%s lost a rank (%s); starting it again", name, error)
@@ -160,17 +165,18 @@ class RayCluster:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         self._logs.mkdir(parents=True, exist_ok=True)
         # Inside `ray job submit` Ray names its cluster in the environment.
-        address = self._settings.address or os.environ.get("RAY_ADDRESS")
-        if address is None:
-            self._local = _start_local(self._settings)
-            address = self._local.address
+        address = self._settings.address or os.environ.get("RAY_ADDRESS") or ""
         try:
+            if not address:
+                self._local = LocalNodes(self._settings)
+                address = self._local.address
             _reach(address)
             ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             raise ResourceError(
                 f"no Ray cluster at '{address}' ({_last_line(error)})",
-                action="start one (`ray start --head`), or remove cluster.address to use this machine alone",
+                expected="one that runs",
+                action="start one (`ray start --head`), or remove cluster.address or RAY_ADDRESS",
             ) from error
         self.started = True
         self._on_start(len(self._nodes()))
@@ -204,7 +210,8 @@ class RayCluster:
             "num_cpus": job.resources.cpus,
             "num_gpus": job.resources.gpus,
             "max_retries": self._settings.max_failures,
-            "max_calls": 1 if job.fresh_process else 0,
+            # A process that has used a GPU holds memory on it until it ends.
+            "max_calls": 1 if job.fresh_process or job.resources.gpus else 0,
             "scheduling_strategy": "SPREAD",
         }
         if job.resources.memory_gib:
@@ -224,14 +231,16 @@ class RayCluster:
             if isinstance(cause, UkdError):
                 return Outcome(job, error=cause)
             log = self._logs / f"{job.name}.log"
-            return Outcome(
-                job, error=TrainingError(f"{job.name} failed: {_last_line(error)}", action=f"see {log}")
+            failure = TrainingError(
+                f"{job.name} failed: {_last_line(error)}", expected="the job to finish", action=f"see {log}"
             )
+            return Outcome(job, error=failure)
 
     def _fit(
         self, name: str, function: Callable[[Any], None], argument: Any, workers: int, resources: Resources
     ) -> None:
-        from ray.train import RunConfig, ScalingConfig
+        from ray.exceptions import RayError
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
@@ -245,10 +254,17 @@ class RayCluster:
                 resources_per_worker=_per_worker(resources),
                 placement_strategy="SPREAD",
             ),
-            run_config=RunConfig(storage_path=str(self._logs / "ray_train"), name=name),
+            run_config=RunConfig(
+                storage_path=str(self._logs / "ray_train"),
+                name=name,
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=_CONTROLLER_FAILURES),
+            ),
         )
         try:
-            trainer.fit()
+            with _own_interrupt():
+                trainer.fit()
+        except RayError as error:  # its controller died
+            raise _GroupError(_last_line(error)) from error
         except TrainingFailedError as error:
             failures = (
                 list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
@@ -258,6 +274,36 @@ class RayCluster:
                 if isinstance(cause, UkdError):
                     raise cause from error
             raise _GroupError(_last_line(failures[0] if failures else error)) from error
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Ctrl-C as everywhere: Ray Train answers it with its own handler, and keeps that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _free_reservations() -> None:
+    """Give back what groups of this process still hold.
+
+    Where a rank is lost while its group starts, Ray Train (2.60) keeps the group's placement group, and with it
+    the ranks that are left; the next start would wait for their CPUs for ever.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    own = ray.get_runtime_context().get_job_id()  # the end of the id of everything that this process made
+    for group_id, group in placement_group_table().items():
+        if group_id.endswith(own) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group_id)))
 
 
 def _per_worker(resources: Resources) -> dict[str, float]:
@@ -286,25 +332,6 @@ def _reach(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), _REACH_SECONDS).close()
-
-
-def _start_local(settings: Cluster) -> Any:
-    """Start Ray nodes on this machine."""
-    from ray.cluster_utils import Cluster as LocalCluster
-
-    local = LocalCluster()
-    cpus = settings.cpus_per_node or max(1, (os.cpu_count() or 1) // settings.local_nodes)
-    local.add_node(num_cpus=cpus, num_gpus=_local_gpus(), include_dashboard=False)
-    for _ in range(settings.local_nodes - 1):
-        local.add_node(num_cpus=cpus, num_gpus=0)  # the machine's GPUs are the first node's
-    return local
-
-
-def _local_gpus() -> int:
-    """GPUs that this process may use: the local cluster of `ray.cluster_utils` looks for none by itself."""
-    import torch
-
-    return torch.cuda.device_count()
 
 
 @contextmanager

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+
+from ukd_dist.errors import UsageError
 
 Modality = Literal["rgb", "flow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 NO_TARGETS = "none"
+
+
+class SettingsError(UsageError, ValueError):
+    """A validator's refusal; as a ValueError, pydantic adds the place of the settings to it."""
 
 
 class Settings(BaseModel):
@@ -35,14 +40,13 @@ class Settings(BaseModel):
         return data
 
 
-def unknown_key(key: str, known: list[str]) -> PydanticCustomError:
+def unknown_key(key: str, known: list[str]) -> SettingsError:
     """The error for a key that no setting has, naming the nearest one that exists."""
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    hint = f"did you mean '{nearest[0]}'?" if nearest else "remove it"
-    return PydanticCustomError(
-        "unknown_key",
-        "unknown key '{key}'; expected one of {known}; {hint}",
-        {"key": key, "known": ", ".join(known), "hint": hint},
+    return SettingsError(
+        f"unknown key '{key}'",
+        expected=f"one of {', '.join(known)}",
+        action=f"did you mean '{nearest[0]}'?" if nearest else "remove it",
     )
 
 
@@ -62,9 +66,10 @@ class Clip(Settings):
     def _crop_fits(self) -> Clip:
         low, high = self.short_side
         if not self.size <= low <= high:
-            raise ValueError(
-                f"short_side [{low}, {high}] does not hold a crop of {self.size}; "
-                "expected size <= short_side[0] <= short_side[1]"
+            raise SettingsError(
+                f"short_side [{low}, {high}] does not hold a crop of {self.size}",
+                expected="size <= short_side[0] <= short_side[1]",
+                action="lower size, or raise short_side",
             )
         return self
 
@@ -119,21 +124,36 @@ class Data(Settings):
     def _source_is_complete(self) -> Data:
         if self.source == "synthetic":
             if self.videos or self.splits:
-                raise ValueError(
-                    "source: synthetic makes its own videos and splits; remove videos and splits"
+                raise SettingsError(
+                    "source: synthetic makes its own videos and splits",
+                    expected="none beside it",
+                    action="remove videos and splits",
                 )
         else:
             if self.videos is None:
-                raise ValueError("videos is missing; give the folder that the lists' paths start from")
+                raise SettingsError(
+                    "videos is missing",
+                    expected="the folder that the lists' paths start from",
+                    action="give it",
+                )
             if len(self.splits) != 1:
-                raise ValueError(
-                    f"splits names {len(self.splits)} splits; expected exactly one, since a run directory "
-                    "holds one split; give each split an experiment with a root of its own"
+                raise SettingsError(
+                    f"splits names {len(self.splits)} splits",
+                    expected="exactly one, since a run directory holds one split",
+                    action="give each split an experiment with a root of its own",
                 )
             if self.synthetic:
-                raise ValueError("synthetic belongs to source: synthetic; remove it")
+                raise SettingsError(
+                    f"synthetic with source: {self.source}",
+                    expected="source: synthetic",
+                    action="change one of the two",
+                )
         if len(set(self.modalities)) != len(self.modalities):
-            raise ValueError(f"modalities {list(self.modalities)} names one twice")
+            raise SettingsError(
+                f"modalities {list(self.modalities)} names one twice",
+                expected="each once",
+                action="remove the second",
+            )
         return self
 
 
@@ -143,6 +163,12 @@ class Resources(Settings):
     cpus: float = Field(1.0, gt=0, description="CPU cores; also the process's threads")
     gpus: float = Field(0.0, ge=0, description="GPUs, fractions allowed")
     memory_gib: float | None = Field(None, gt=0, description="host memory, GiB; null reserves none")
+
+    @model_validator(mode="after")
+    def _several_gpus_are_whole(self) -> Resources:
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise ValueError(f"gpus {self.gpus:g} is more than one and no whole number")
+        return self
 
 
 class Training(Settings):
@@ -166,7 +192,11 @@ class Training(Settings):
     @model_validator(mode="after")
     def _warmup_fits(self) -> Training:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs")
+            raise SettingsError(
+                f"warmup_epochs {self.warmup_epochs:g} leaves nothing of {self.epochs} epochs",
+                expected="fewer than epochs",
+                action="lower warmup_epochs, or raise epochs",
+            )
         return self
 
 
@@ -188,12 +218,22 @@ class Student(Training):
     @model_validator(mode="after")
     def _ranks_share_equally(self) -> Student:
         if self.batch_size % self.workers:
+            raise SettingsError(
+                f"batch_size {self.batch_size} is not a multiple of workers {self.workers}",
+                expected="equal shares for every rank",
+                action="change one of the two",
+            )
+        if self.workers > 1 and 0 < self.resources.gpus < 1:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of workers {self.workers}; "
-                "expected equal shares for every rank"
+                f"{self.workers} workers with gpus {self.resources.gpus:g} each; "
+                "expected a whole GPU for every rank, since NCCL refuses two on one"
             )
         if self.targets == NO_TARGETS and self.temperature is not None:
-            raise ValueError("temperature without targets; remove it or name a target")
+            raise SettingsError(
+                f"temperature {self.temperature:g} without targets",
+                expected="none: no target is softened",
+                action="remove it, or name a target",
+            )
         return self
 
 
@@ -210,9 +250,10 @@ class Target(Settings):
     @model_validator(mode="after")
     def _temperature_has_a_use(self) -> Target:
         if (self.space == "probs") != (self.temperature is not None):
-            raise ValueError(
-                f"space: {self.space} with temperature: {self.temperature}; expected a temperature with "
-                "space: probs and none with space: logits, where the student sets it"
+            raise SettingsError(
+                f"space: {self.space} with temperature: {self.temperature}",
+                expected="a temperature with probs, and none with logits, where the student sets it",
+                action="change one of the two",
             )
         return self
 
@@ -281,9 +322,10 @@ class ExperimentFile(Settings):
     @model_validator(mode="after")
     def _none_is_no_target(self) -> ExperimentFile:
         if NO_TARGETS in self.targets:
-            raise ValueError(
-                f"targets names one '{NO_TARGETS}', which is what a student without targets says; "
-                "give it another name"
+            raise SettingsError(
+                f"targets names one '{NO_TARGETS}', which is what a student without targets says",
+                expected="any other name",
+                action="rename it",
             )
         return self
 

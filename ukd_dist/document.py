@@ -31,10 +31,16 @@ def read_document(text: str, where: str, overrides: list[str]) -> dict[str, Any]
     try:
         document = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # a ValueError for a date that there is not
-        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(
+            f"{where} is not YAML: {' '.join(str(error).split())}",
+            expected="YAML in which no key is given twice",
+            action="correct the file",
+        ) from error
     if not isinstance(document, dict):
         raise UsageError(
-            f"{where} holds no experiment", expected="a mapping with name, root, data, teachers, ..."
+            f"{where} holds no experiment",
+            expected="a mapping with name, root, data, teachers, ...",
+            action="see launch/experiments for some",
         )
     for override in overrides:
         _override(document, override)
@@ -54,4 +60,8 @@ def _override(document: dict[str, Any], override: str) -> None:
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
     except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UsageError(f"override '{override}' names no setting: {error}", expected="a.b=value") from error
+        raise UsageError(
+            f"override '{override}' names no setting: {' '.join(str(error).split())}",
+            expected="a.b=value",
+            action="name the setting as the file does, an entry of a list by its number",
+        ) from error

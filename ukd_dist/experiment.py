@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from ukd_dist.config import (
     Evaluate,
     ExperimentFile,
     Settings,
+    SettingsError,
     Student,
     Target,
     Teacher,
@@ -32,6 +34,11 @@ from ukd_dist.config import (
 )
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
+
+# What pydantic's sentences hold beside what was expected.
+_BESIDE = re.compile(
+    r"^\w+ (should|is not) (be |have |match )?| or instance of \w+$| for <.*>$| after validation, not \d+$"
+)
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 AnyTraining = TypeVar("AnyTraining", bound=Training)
@@ -99,10 +106,15 @@ def load(path: Path, overrides: list[str] | None = None) -> Experiment:
     except OSError as error:
         raise UsageError(
             f"experiment {path}: {error.strerror}",
-            action="give the path of a YAML file (see launch/experiments)",
+            expected="a YAML file",
+            action="give the path of one (see launch/experiments)",
         ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not YAML: {error.reason}", expected="text in UTF-8") from error
+        raise UsageError(
+            f"{path} is not YAML: {error.reason}",
+            expected="text in UTF-8",
+            action="give the path of an experiment (see launch/experiments)",
+        ) from error
     return parse(text, str(path), overrides or [])
 
 
@@ -118,11 +130,16 @@ def digest(*parts: Any) -> str:
 
 
 def content(settings: Training) -> dict[str, Any]:
-    """The settings of a training that determine what it produces: not its resources.
+    """What an id is a digest of: the settings that determine what a training produces, not its resources.
 
     Defaults are left out, so that a setting that is new in a later version changes no id of today's members.
     """
     return settings.model_dump(mode="json", exclude={"resources"}, exclude_defaults=True)
+
+
+def resolved(settings: Training) -> dict[str, Any]:
+    """What a manifest or checkpoint records of a training: as `content`, with every default."""
+    return settings.model_dump(mode="json", exclude={"resources"})
 
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
@@ -198,7 +215,7 @@ def _expand(
 def _refuse_unknown(given: dict[str, Any], known: list[str], where: str) -> None:
     for key in given:
         if key not in known:
-            raise UsageError(f"{where}: {unknown_key(key, known).message()}")
+            raise _placed(unknown_key(key, known), where)
 
 
 def _merge(*layers: dict[str, Any]) -> dict[str, Any]:
@@ -215,10 +232,16 @@ def _grid(entry: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
     plain = {key: value for key, value in entry.items() if key != "grid"}
     grid = entry.get("grid", {})
     if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
-        raise UsageError(f"{where}: grid is {grid!r}", expected="a mapping of fields to lists of values")
+        raise UsageError(
+            f"{where}: grid is {grid!r}",
+            expected="a mapping of fields to lists of values",
+            action="write it like {seed: [0, 1, 2]}",
+        )
     for twice in grid.keys() & plain.keys():
         raise UsageError(
-            f"{where}: '{twice}' is given by the entry and by its grid", action="remove one of the two"
+            f"{where}: '{twice}' is given by the entry and by its grid",
+            expected="one of the two",
+            action="remove the other",
         )
     for values in itertools.product(*grid.values()):
         yield {**plain, **dict(zip(grid, values, strict=True))}
@@ -229,6 +252,7 @@ def _student(run: Student, targets: dict[str, TargetMember], where: str) -> Stud
         raise UsageError(
             f"{where}: student '{run.name}' learns from unknown targets '{run.targets}'",
             expected=f"one of {', '.join([NO_TARGETS, *targets])}",
+            action="correct it, or add that target",
         )
     target = targets.get(run.targets)
     if target is not None:
@@ -237,6 +261,7 @@ def _student(run: Student, targets: dict[str, TargetMember], where: str) -> Stud
             raise UsageError(
                 f"{where}: student '{run.name}' has no temperature",
                 expected="tau > 0 (UKD's Table 2 uses 20)",
+                action="give it one",
             )
         if own is not None and run.temperature not in (None, own):
             raise UsageError(
@@ -267,6 +292,7 @@ def _check_fusion(evaluate: Evaluate, students: tuple[StudentMember, ...], where
                 raise UsageError(
                     f"{where}: evaluate.fusion.{fusion} names unknown student '{name}'",
                     expected=f"one of {', '.join(sorted(names))}",
+                    action="correct the name",
                 )
         first, second = ({s.settings.seed for s in students if s.settings.name == name} for name in pair)
         if not first & second:
@@ -274,6 +300,7 @@ def _check_fusion(evaluate: Evaluate, students: tuple[StudentMember, ...], where
                 f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have no seed in common, "
                 "by which they are paired",
                 expected="runs of the same seeds",
+                action="give both the same seeds",
             )
         runs = [(s.settings.name, s.settings.seed) for s in students if s.settings.name in pair]
         if len(set(runs)) < len(runs):
@@ -299,17 +326,27 @@ def _validate(
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        raise UsageError(_first_problem(error, where, prefix)) from error
+        raise _first_problem(error, where, prefix) from error
 
 
-def _first_problem(error: ValidationError, where: str, prefix: tuple[str | int, ...]) -> str:
+def _first_problem(error: ValidationError, where: str, prefix: tuple[str | int, ...]) -> UsageError:
     first = error.errors()[0]
     place = ""
     for part in (*prefix, *first["loc"]):
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
-    given = (
-        "" if first["type"] in ("missing", "unknown_key", "value_error") else f" (given: {first['input']!r})"
+    others = f" (the first of {error.error_count()} problems)" if error.error_count() > 1 else ""
+    refusal = first.get("ctx", {}).get("error")
+    if isinstance(refusal, SettingsError):
+        return _placed(refusal, f"{where}: {place}" if place else where, others)
+    if first["type"] == "missing":
+        return UsageError(f"{where}: {place} is missing{others}", expected="a value", action="give it one")
+    return UsageError(
+        f"{where}: {place} is {first['input']!r}{others}",
+        expected=_BESIDE.sub("", first["msg"]),
+        action="correct it",
     )
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {place + ': ' if place else ''}{message}{given}{more}"
+
+
+def _placed(error: SettingsError, where: str, others: str = "") -> UsageError:
+    """The error with its place before it."""
+    return UsageError(f"{where}: {error.problem}{others}", expected=error.expected, action=error.action)

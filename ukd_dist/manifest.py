@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,11 @@ def read(directory: Path) -> Manifest | None:
     try:
         document = json.loads(path.read_bytes())
         if document["schema"] != SCHEMA:
-            raise DataError(f"{path} has schema {document['schema']}", expected=f"schema {SCHEMA}")
+            raise DataError(
+                f"{path} has schema {document['schema']}",
+                expected=f"schema {SCHEMA}",
+                action="use the version of ukd-dist that wrote it, or another root",
+            )
         if document.pop("sha256") != _sha256_of_document(document):
             raise ValueError("it does not match its own sha256")
         files = {name: FileRecord(**record) for name, record in document.pop("files").items()}
@@ -95,7 +99,9 @@ def read(directory: Path) -> Manifest | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"manifest {path} is damaged ({error})", action=f"remove {directory} to make it again"
+            f"manifest {path} is damaged ({error})",
+            expected="a manifest as it was written",
+            action=f"remove {directory} to make it again",
         ) from error
 
 
@@ -147,7 +153,11 @@ def verify(directory: Path, manifest: Manifest, names: Iterable[str] | None = No
         try:
             found_bytes = path.stat().st_size
         except FileNotFoundError:
-            raise DataError(f"{path} is missing", action=f"remove {directory} to make it again") from None
+            raise DataError(
+                f"{path} is missing",
+                expected=f"{record.bytes} bytes by its manifest",
+                action=f"remove {directory} to make it again",
+            ) from None
         if found_bytes != record.bytes:
             raise DataError(
                 f"{path} holds {found_bytes} bytes",
@@ -172,12 +182,22 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the path to an OSError that names none: a write that finds no room does not know where it goes."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_atomically(path: Path, payload: bytes) -> None:
     """Write a file so that a reader, or a run after a crash, sees all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        with partial.open("wb") as file:
+        with naming(path), partial.open("wb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())

@@ -214,7 +214,9 @@ def exporting(
         server, thread = start_http_server(port, registry=registry)
     except OSError as error:
         raise ResourceError(
-            f"cluster.metrics_port {port}: {error.strerror}", action="choose another, or 0 for a free one"
+            f"cluster.metrics_port {port}: {error.strerror}",
+            expected="a port that is free",
+            action="choose another, or 0 for any free one",
         ) from error
     targets = (
         f'[{{"targets": ["{socket.gethostname()}:{server.server_port}"], "labels": {{"run": "{run}"}}}}]\n'

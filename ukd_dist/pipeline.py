@@ -16,7 +16,7 @@ from pathlib import Path
 from ukd_dist import experiment as experiments
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.sources import read_source
-from ukd_dist.errors import BusyError, UkdError, UsageError
+from ukd_dist.errors import BusyError, MismatchError, UkdError, UsageError
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.metrics import Committed, exporting
 from ukd_dist.models.catalogue import check
@@ -89,7 +89,7 @@ def run(
                 STAGES[name](work)
             if not work.cluster.started:
                 progress.say(f"{directory.root}: nothing to do, {', '.join(stages)} done already")
-    except BusyError:
+    except (BusyError, MismatchError, UsageError):  # refused: the root is as it was
         raise
     except UkdError:
         report(RunDirectory(experiment.root), experiment)

@@ -10,16 +10,17 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ukd_dist.errors import BusyError, DataError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment, load
-from ukd_dist.manifest import FILENAME, write_atomically
+from ukd_dist.manifest import FILENAME, naming, write_atomically
 
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
 
@@ -111,7 +112,8 @@ def coordinating(experiment: Experiment) -> Iterator[RunDirectory]:
     """
     run = RunDirectory(experiment.root)
     run.root.mkdir(parents=True, exist_ok=True)
-    with (run.root / "coordinator.lock").open("a+") as file:
+    path = run.root / "coordinator.lock"
+    with path.open("ab+", buffering=0) as file:
         if not _lock(file):
             file.seek(0)
             raise BusyError(
@@ -121,8 +123,9 @@ def coordinating(experiment: Experiment) -> Iterator[RunDirectory]:
             )
         file.truncate(0)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": started}, file)
-        file.flush()
+        record = {"host": socket.gethostname(), "pid": os.getpid(), "since": started}
+        with naming(path):
+            file.write(json.dumps(record).encode())
         before = run.experiment.read_bytes() if run.experiment.is_file() else None
         write_atomically(run.experiment, experiment.to_yaml().encode())
         try:
@@ -134,7 +137,7 @@ def coordinating(experiment: Experiment) -> Iterator[RunDirectory]:
             raise
 
 
-def _lock(file: TextIO) -> bool:
+def _lock(file: FileIO) -> bool:
     """Take the lock. `ukd status` has it for an instant while it looks, so one refusal is no answer yet."""
     for _ in range(_LOCK_TRIES):
         try:
@@ -145,7 +148,7 @@ def _lock(file: TextIO) -> bool:
     return False
 
 
-def _holder(record: str) -> str:
+def _holder(record: bytes) -> str:
     try:
         holder = json.loads(record)
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
@@ -155,7 +158,7 @@ def _holder(record: str) -> str:
 
 def read_history(member: Path) -> list[dict[str, Any]]:
     """The lines of a member's history.jsonl, one an epoch; empty where there is none yet."""
-    return read_json_lines(member / HISTORY)
+    return read_json_lines(member / HISTORY, ("epoch", "accuracy", "seconds"))
 
 
 def leave_error(member: Path, error: Exception) -> None:
@@ -165,23 +168,25 @@ def leave_error(member: Path, error: Exception) -> None:
 
 def read_error(member: Path) -> str:
     """A member's last error, or nothing."""
-    return "; ".join(str(line["error"]) for line in read_json_lines(member / ERROR))
+    return "; ".join(str(line["error"]) for line in read_json_lines(member / ERROR, ["error"]))
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; none where there is no file.
+def read_json_lines(path: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line, with at least `keys`; none where there is no file.
 
     Raises:
-        DataError: A line is no JSON object.
+        DataError: A line is no such object.
     """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(line, dict) and set(keys) <= line.keys() for line in lines):
+            raise ValueError("a line lacks something")
     except FileNotFoundError:
         return []
     except ValueError as error:
         raise DataError(
-            f"{path} is damaged ({error})", expected="a JSON object a line", action=f"remove {path.parent}"
+            f"{path} is damaged ({error})",
+            expected=f"on each line a JSON object with {', '.join(keys)}",
+            action=f"remove {path.parent}",
         ) from error
-    if not all(isinstance(line, dict) for line in lines):
-        raise DataError(f"{path} is damaged", expected="a JSON object a line", action=f"remove {path.parent}")
     return lines

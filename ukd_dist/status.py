@@ -70,7 +70,7 @@ def committed_metrics(run: RunDirectory, experiment: Experiment) -> list[Committ
 
 def rejected(run: RunDirectory) -> dict[str, int]:
     """Videos that sharding rejected, by reason."""
-    return dict(Counter(line["reason"] for line in read_json_lines(run.shards / REJECTS)))
+    return dict(Counter(line["reason"] for line in read_json_lines(run.shards / REJECTS, ["reason"])))
 
 
 def is_held(run: RunDirectory) -> bool:

@@ -34,21 +34,26 @@ def run_rank(config: dict[str, Any]) -> None:
         config["function"](config["argument"])
 
 
+_log = logging.getLogger(__name__)
+
+
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
     """Append what this process prints, its libraries' C++ included, to a file; begins with where it runs."""
     log.parent.mkdir(parents=True, exist_ok=True)
     saved = os.dup(1), os.dup(2)
-    with log.open("ab") as file:
+    with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            print(json.dumps(_whereabouts()), flush=True)
+            # Not by print: in its ranks Ray Train prints everything twice.
+            file.write(json.dumps(_whereabouts()).encode() + b"\n")
             yield
         except OSError as error:
+            _log.exception("failed")
             raise file_error(error) from error
         except Exception:
-            logging.getLogger(__name__).exception("failed")
+            _log.exception("failed")
             raise
         finally:
             sys.stdout.flush()

@@ -358,9 +358,9 @@ def test_no_batches_give_no_clips() -> None:
 def test_an_error_on_the_way_to_the_videos_comes_through_as_it_is(numbered: Film) -> None:
     def until_something_is_missing() -> Iterator[EncodedBatch]:
         yield encoded_batch([numbered], views([0]))
-        raise UsageError("the shards have no component 'flow.mp4'")
+        raise UsageError("the shards have no component 'flow.mp4'", expected="rgb.mp4", action="shard again")
 
-    with pytest.raises(UsageError, match=r"^the shards have no component 'flow\.mp4'$"):
+    with pytest.raises(UsageError, match=r"^the shards have no component 'flow\.mp4'; expected rgb"):
         list(decode(until_something_is_missing(), "rgb", whole(), batch_size=1, flow_bound=BOUND, device=CPU))
 
 

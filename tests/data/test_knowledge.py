@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from ukd_dist.data.knowledge import (
     LOGITS,
+    METADATA,
     TARGET,
     TRAINED_ON,
     logits_path,
@@ -168,19 +170,26 @@ def test_logits_of_the_other_split_are_refused_even_over_the_same_keys(logits_fi
 def test_logits_over_another_number_of_classes_are_refused(logits_file: Path) -> None:
     error = refusal(logits_file, classes=CLASSES + 1)
     assert isinstance(error, DataError)
-    assert str(error) == f"{logits_file} has shape [7, 4]; expected [7, 5]: rows, classes"
+    assert str(error) == (
+        f"{logits_file} has shape [7, 4]; expected [7, 5]: rows, classes; "
+        "remove its member to make it again from these shards"
+    )
 
 
 def test_logits_over_too_few_rows_are_refused_though_the_keys_fit(tmp_path: Path) -> None:
-    path = write(tmp_path / "train.safetensors", some_logits(ROWS - 1))
-    assert str(refusal(path)) == f"{path} has shape [6, 4]; expected [7, 4]: rows, classes"
+    path = tmp_path / "train.safetensors"
+    entry = json.dumps({"split": "train", "keys_sha256": rows_of(KEYS).digest})
+    save_file({LOGITS: some_logits(ROWS - 1)}, path, {METADATA: entry})
+    assert str(refusal(path)).startswith(f"{path} has shape [6, 4]; expected [7, 4]: rows, classes; remove")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "train.safetensors"
     error = refusal(path)
     assert isinstance(error, DataError)
-    assert str(error) == f"{path} is missing; make it again (`ukd teach`, `ukd reduce`)"
+    assert str(error) == (
+        f"{path} is missing; expected safetensors with 'logits'; remove its member to make it again"
+    )
 
 
 @given(share=st.floats(0, 1, exclude_max=True))
@@ -192,7 +201,10 @@ def test_a_file_that_was_cut_off_anywhere_is_named_as_damaged(
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     error = refusal(path)
     assert isinstance(error, DataError)
-    assert re.fullmatch(rf"{path} is damaged \(.+\); expected safetensors with 'logits'", str(error))
+    assert re.fullmatch(
+        rf"{path} is damaged \(.+\); expected safetensors with 'logits'; remove its member to make it again",
+        str(error),
+    )
 
 
 @pytest.mark.parametrize("content", [b"no tensors at all\n" * 50, bytes(4096), b"\x80\x04\x95pickle"])
@@ -208,7 +220,7 @@ def test_a_target_is_not_taken_for_logits(tmp_path: Path) -> None:
     path = tmp_path / "train.safetensors"
     write_target(path, some_logits(), rows_of(KEYS), {})
     assert str(refusal(path)).startswith(f"{path} is damaged (")
-    assert str(refusal(path)).endswith("expected safetensors with 'logits'")
+    assert "; expected safetensors with 'logits'; remove" in str(refusal(path))
 
 
 @given(array=arrays(np.float32, array_shapes(min_dims=0, max_dims=3, max_side=8)))

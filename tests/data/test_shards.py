@@ -307,7 +307,10 @@ def test_a_video_that_lost_frames_since_it_was_probed_is_named(film: tuple[Sampl
     written, path = film
     with pytest.raises(DataError) as raised:
         encode_sample(replace(written, frames=7), path, ("rgb",), Encoding())
-    assert str(raised.value) == f"{path} changed while it was sharded: 6 frames; expected 7"
+    assert str(raised.value) == (
+        f"{path} changed while it was sharded: 6 frames; expected 7; "
+        "run again when nothing writes to the videos"
+    )
 
 
 def test_a_video_that_was_damaged_since_it_was_probed_is_rejected(film: tuple[Sample, Path]) -> None:
@@ -395,17 +398,22 @@ def test_a_file_of_another_length_is_named_with_both_lengths(
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(own: Path, name: str) -> None:
+    size = (own / name).stat().st_size
     (own / name).unlink()
     with pytest.raises(DataError) as raised:
         ShardSet(own)
-    assert str(raised.value) == f"{own / name} is missing; remove {own} to make it again"
+    assert str(raised.value) == (
+        f"{own / name} is missing; expected {size} bytes by its manifest; remove {own} to make it again"
+    )
 
 
 def test_without_a_manifest_the_shards_are_not_finished(own: Path) -> None:
     (own / manifest.FILENAME).unlink()
     with pytest.raises(UsageError) as raised:
         ShardSet(own)
-    assert str(raised.value) == f"{own} holds no finished shards; make them with `ukd shard`"
+    assert str(raised.value) == (
+        f"{own} holds no finished shards; expected a manifest; make them with `ukd shard`"
+    )
 
 
 @given(share=st.floats(0, 1, exclude_max=True))
@@ -452,22 +460,23 @@ def test_a_table_in_another_order_is_refused(own: Path) -> None:
     samples = [written for written, _ in small_content()]
     samples[0], samples[1] = samples[1], samples[0]
     path = own / "train-000000.idx"
-    assert (
-        refusal(own, samples_csv(samples))
-        == f"{path} holds 'train_0' at row 0; expected 'train_1' by {SAMPLES}"
+    assert refusal(own, samples_csv(samples)) == (
+        f"{path} holds 'train_0' at row 0; expected 'train_1' by {SAMPLES}; remove {own} to make it again"
     )
 
 
 def test_a_table_with_a_sample_too_few_is_refused(own: Path) -> None:
     samples = [written for written, _ in small_content()]
     message = refusal(own, samples_csv(samples[:4] + samples[5:]))
-    assert message == f"{own / 'train-000001.idx'} holds 'train_4' at row 4; expected 'None' by {SAMPLES}"
+    assert message.startswith(
+        f"{own / 'train-000001.idx'} holds 'train_4' at row 4; expected 'None' by {SAMPLES}; remove"
+    )
 
 
 def test_a_table_with_a_sample_too_many_is_refused(own: Path) -> None:
     samples = [written for written, _ in small_content()]
     message = refusal(own, samples_csv([*samples, sample(2, "test_2", 0, "test")]))
-    assert message == f"{own} holds 2 test samples; expected 3 by {SAMPLES}"
+    assert message == f"{own} holds 2 test samples; expected 3 by {SAMPLES}; remove {own} to make it again"
 
 
 def test_a_table_with_other_columns_is_refused(own: Path) -> None:
@@ -481,7 +490,9 @@ def test_an_index_of_another_version_is_refused(own: Path) -> None:
     index = own / "test-000000.idx"
     index.write_bytes(index.read_bytes().replace(b"v1.2 2", b"v1.1 2", 1))
     message = refusal(own, (own / SAMPLES).read_bytes())
-    assert message == f"{index} is no index; expected v1.2 and 2 samples, found 'v1.1 2'"
+    assert message == (
+        f"{index} is no index: it begins with 'v1.1 2'; expected 'v1.2 2'; remove {own} to make it again"
+    )
 
 
 def test_a_component_that_the_shards_lack_is_named_with_those_they_have(finished: Path) -> None:

@@ -157,7 +157,10 @@ def test_a_missing_folder_of_videos_is_named(listing: Listing) -> None:
     nowhere = listing.folder / "nowhere"
     with pytest.raises(UsageError) as raised:
         read_source(listing.data(videos=nowhere))
-    assert str(raised.value) == f"data.videos {nowhere} is no folder; give the folder with ARID's classes"
+    assert (
+        str(raised.value)
+        == f"data.videos {nowhere} is no folder; expected the folder with ARID's classes; correct data.videos"
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,14 +172,17 @@ def test_a_missing_list_or_class_table_is_named(listing: Listing, name: str, wha
     path.unlink()
     with pytest.raises(UsageError) as raised:
         read_source(data)
-    assert str(raised.value) == f"{what} {path}: No such file or directory; correct its path"
+    assert (
+        str(raised.value)
+        == f"{what} {path}: No such file or directory; expected a readable file; correct its path"
+    )
 
 
 def test_a_list_that_is_no_text_is_named(listing: Listing) -> None:
     data = listing.write(GOOD)
     (listing.folder / "test.txt").write_bytes(b"\x00\xff\xfe\x80")
     with pytest.raises(
-        DataError, match=r"list .*test\.txt is not text \(invalid start byte\); expected UTF-8"
+        DataError, match=r"list .*test\.txt is not text \(invalid start byte\); expected UTF-8; save it"
     ):
         read_source(data)
 
@@ -196,24 +202,26 @@ def test_a_list_that_is_no_text_is_named(listing: Listing) -> None:
 def test_a_malformed_line_is_quoted_with_its_file_and_number(listing: Listing, line: str) -> None:
     error = listing.refusal(f"0\t0\tRun/Run_1_1.mp4\n\n{line}\n")
     where = listing.folder / "train.txt"
-    assert str(error) == f"{where}:3: '{line}'; expected index<TAB>label<TAB>path"
+    assert str(error) == f"{where}:3: '{line}'; expected index<TAB>label<TAB>path; correct the line"
 
 
 @pytest.mark.parametrize("line", ["2 Walk", "Walk\t2", "2\t", "\tWalk", "²\tWalk"])
 def test_a_malformed_line_of_the_class_table_is_quoted_with_its_number(listing: Listing, line: str) -> None:
     error = listing.refusal(GOOD, table=f"{TABLE}{line}\n")
-    assert str(error) == f"{listing.folder / 'mapping_table.txt'}:3: '{line}'; expected label<TAB>class"
+    table = listing.folder / "mapping_table.txt"
+    assert str(error) == f"{table}:3: '{line}'; expected label<TAB>class; correct the line"
 
 
 def test_a_label_given_to_two_classes_is_refused(listing: Listing) -> None:
     error = listing.refusal(GOOD, table=f"{TABLE}1\tWalk\n")
     table = listing.folder / "mapping_table.txt"
-    assert str(error) == f"{table}:3: label 1 is given twice; remove one of the two"
+    assert str(error) == f"{table}:3: label 1 is given twice; expected each label once; remove one of the two"
 
 
 def test_a_table_of_one_class_is_refused(listing: Listing) -> None:
     error = listing.refusal(GOOD, table="0\tRun\n")
-    assert str(error) == f"{listing.folder / 'mapping_table.txt'} names 1 classes; expected at least 2"
+    table = listing.folder / "mapping_table.txt"
+    assert str(error) == f"{table} names 1 classes; expected at least 2; add the missing ones"
 
 
 def test_a_label_of_no_class_is_named_with_the_labels_there_are(listing: Listing) -> None:
@@ -276,7 +284,10 @@ def test_a_class_without_a_training_video_is_named(listing: Listing) -> None:
 def test_an_empty_list_is_refused(listing: Listing, name: str, text: str) -> None:
     error = listing.refusal(**{"train": GOOD, name: text})
     path = listing.folder / f"{name}.txt"
-    assert str(error) == f"{path} lists no video; expected index<TAB>label<TAB>path on each line"
+    assert str(error) == (
+        f"{path} lists no video; expected index<TAB>label<TAB>path on each line; "
+        "add videos, or give another list"
+    )
 
 
 # The real lists.

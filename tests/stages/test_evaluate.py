@@ -16,12 +16,20 @@ from ukd_dist.config import Encoding
 from ukd_dist.data.knowledge import logits_path, write_logits
 from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, ShardSet, samples_csv, shard_name, write_shard
 from ukd_dist.errors import DataError
-from ukd_dist.experiment import Experiment, content
+from ukd_dist.experiment import Experiment, resolved
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
-from ukd_dist.stages.evaluate import RESULTS_CSV, evaluate, read_fusions, read_result
+from ukd_dist.stages.evaluate import (
+    FUSIONS,
+    RESULT,
+    RESULTS_CSV,
+    evaluate,
+    read_fusions,
+    read_result,
+    write_results,
+)
 
 STUDY = """
 name: study
@@ -52,7 +60,8 @@ def shard(run: RunDirectory) -> ShardSet:
         write_shard(run.shards / shard_name(split, 0), [(s, {}) for s in samples if s.split == split])
     manifest.write_atomically(run.shards / SAMPLES, samples_csv(samples))
     settings = {"classes": list(CLASSES), "encoding": Encoding().model_dump(mode="json")}
-    manifest.commit(run.shards, "shards", settings, {}, [SAMPLES])
+    indexes = [shard_name(split, 0).replace(".tar", ".idx") for split in SPLITS]
+    manifest.commit(run.shards, "shards", settings, {}, [SAMPLES, *indexes])
     return ShardSet(run.shards)
 
 
@@ -72,12 +81,12 @@ def train(run: RunDirectory, study: Experiment, shards: ShardSet) -> dict[str, n
         directory = run.teacher(teacher.id)
         logits[teacher.id] = infer(directory, shards, number)
         files = [str(logits_path(directory, "test").relative_to(directory))]
-        manifest.commit(directory, "teacher", content(teacher.settings), {"shards": shards.digest}, files)
+        manifest.commit(directory, "teacher", resolved(teacher.settings), {"shards": shards.digest}, files)
     for number, student in enumerate(study.students):
         directory = run.student(student.id)
         logits[student.id] = infer(directory, shards, 10 + number)
         inputs = student_inputs(run, student)
-        found = manifest.commit(directory, "student", content(student.settings), inputs, [])
+        found = manifest.commit(directory, "student", resolved(student.settings), inputs, [])
         files = [logits_path(directory, "test").name]
         manifest.commit(directory / "logits", "logits", {}, {"student": found.digest()}, files)
     return logits
@@ -139,7 +148,10 @@ def test_a_member_that_is_not_trained_is_named(tmp_path: Path, kind: str, comman
         member, directory = study.students[1].id, run.student(study.students[1].id)
     (directory / manifest.FILENAME).unlink()
 
-    with pytest.raises(DataError, match=f"^{kind} {member} is not trained; train it with `{command}`$"):
+    with pytest.raises(
+        DataError,
+        match=f"^{kind} {member} is not trained; expected every {kind} of the experiment; run `{command}`$",
+    ):
         evaluate(context(run, study))
 
 
@@ -155,7 +167,7 @@ def test_a_fusion_is_dropped_once_one_of_its_students_is_made_again(tmp_path: Pa
     student = next(s for s in experiment.students if s.settings.name == changed)
     assert [fusion.id for fusion in read_fusions(run)] == ["two-stream-s0"]
 
-    manifest.commit(run.student(student.id), "student", content(student.settings), {"shards": "other"}, [])
+    manifest.commit(run.student(student.id), "student", resolved(student.settings), {"shards": "other"}, [])
 
     assert read_fusions(run) == []
 
@@ -165,6 +177,46 @@ def test_a_result_is_dropped_once_its_member_is_made_again(tmp_path: Path) -> No
     teacher = experiment.teachers[0]
     assert read_result(run.teacher(teacher.id)) is not None
 
-    manifest.commit(run.teacher(teacher.id), "teacher", content(teacher.settings), {"shards": "other"}, [])
+    manifest.commit(run.teacher(teacher.id), "teacher", resolved(teacher.settings), {"shards": "other"}, [])
 
     assert read_result(run.teacher(teacher.id)) is None
+
+
+def test_results_are_written_once(tmp_path: Path) -> None:
+    run, study = RunDirectory(tmp_path), fake_run.experiment(tmp_path)
+    results = fake_run.evaluate(fake_run.build(tmp_path), study)
+    assert not write_results(run, results)
+    assert write_results(run, results[:-1])
+    assert not write_results(run, results[:-1])
+
+
+DAMAGED = {
+    "empty": b"",
+    "cut off": b'[{"kind": "stu',
+    "no text": b"\x80\x81",
+    "a number": b"5",
+    "of other things": b'[{"kind": "student", "top1": 0.5}]',
+    "a list of words": b'["kind"]',
+}
+
+
+@pytest.mark.parametrize("content", [*DAMAGED.values(), b"{}", b"[]"], ids=[*DAMAGED, "{}", "[]"])
+def test_a_damaged_result_is_named(tmp_path: Path, content: bytes) -> None:
+    run, teacher = fake_run.build(tmp_path), fake_run.experiment(tmp_path).teachers[0]
+    path = run.teacher(teacher.id) / RESULT
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_result(run.teacher(teacher.id))
+    assert str(caught.value).startswith(f"{path} is damaged (")
+    assert str(caught.value).endswith(f"); expected what `ukd evaluate` wrote; remove {path}")
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=list(DAMAGED))
+def test_a_damaged_file_of_fusions_is_named(tmp_path: Path, content: bytes) -> None:
+    run = fake_run.build(tmp_path)
+    path = run.report / FUSIONS
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_fusions(run)
+    assert str(caught.value).startswith(f"{path} is damaged (")
+    assert str(caught.value).endswith(f"); expected what `ukd evaluate` wrote; remove {path}")

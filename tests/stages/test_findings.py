@@ -58,7 +58,8 @@ def test_the_baseline_is_the_one_that_differs_least(tmp_path: Path) -> None:
 
 
 def test_students_that_differ_by_more_than_the_seed_are_not_averaged(tmp_path: Path) -> None:
-    text = fake_run.EXPERIMENT.replace("temperature: 20, grid: {{", "grid: {{temperature: [5, 20], ")
+    text = fake_run.EXPERIMENT.partition("evaluate:")[0]  # two students of a name and seed are no pair
+    text = text.replace("temperature: 20, grid: {{", "grid: {{temperature: [5, 20], ")
     groups = read_groups(RunDirectory(tmp_path), fake_run.experiment(tmp_path, text))
     assert [(g.label, len(g.members)) for g in groups if g.name == "ukd"] == [
         ("ukd rgb (temperature 5.0)", 5),

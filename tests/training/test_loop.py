@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, MismatchError, TrainingError
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import read_history
+from ukd_dist.training.checkpoints import Checkpoints
 from ukd_dist.training.engines import PlainEngine
-from ukd_dist.training.loop import Epoch, Objective, learning_rate, train
+from ukd_dist.training.loop import Epoch, Objective, learning_rate, read_epochs, train, write_history
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
 
 CPU = torch.device("cpu")
@@ -95,6 +98,26 @@ def test_history_holds_one_line_an_epoch_with_losses_and_costs(
     assert lines[0]["losses"] == undisturbed[1][0].losses
 
 
+def test_the_epochs_are_read_as_they_were_written(
+    undisturbed: tuple[nn.Module, list[Epoch]], tmp_path: Path
+) -> None:
+    assert read_epochs(tmp_path) == []
+    write_history(tmp_path, undisturbed[1])
+    assert read_epochs(tmp_path) == undisturbed[1]
+
+
+@pytest.mark.parametrize("change", [{"accuracy": ...}, {"lr": ...}, {"losses": ...}, {"extra": 3}])
+def test_a_line_that_is_no_epochs_is_named(
+    change: dict[str, object], undisturbed: tuple[nn.Module, list[Epoch]], tmp_path: Path
+) -> None:
+    changed = {**asdict(undisturbed[1][0]), **change}
+    line = {name: value for name, value in changed.items() if value is not ...}
+    (tmp_path / "history.jsonl").write_text(json.dumps(line))
+
+    with pytest.raises(DataError, match=rf"^{tmp_path}/history.jsonl is damaged \(.*; remove {tmp_path}$"):
+        read_epochs(tmp_path)
+
+
 def test_a_finished_training_trains_no_more(shards: ShardSet, tmp_path: Path) -> None:
     run(shards, tmp_path)
 
@@ -172,6 +195,33 @@ def test_the_learning_rate_warms_up_and_follows_half_a_cosine() -> None:
     assert rates[2] == 1.0
     assert rates[3] == pytest.approx(0.5)
     assert rates[4] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_step_has_the_learning_rate_of_its_middle(undisturbed: tuple[nn.Module, list[Epoch]]) -> None:
+    """So that no step is wasted at a rate of 0, neither the first of a warm-up nor the last of a cosine."""
+    assert [line.lr for line in undisturbed[1]] == [
+        learning_rate(SETTINGS, epoch) for epoch in (0.75, 1.75, 2.75)
+    ]
+
+
+def test_a_checkpoint_that_rank_0_sees_alone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        Checkpoints(tmp_path, {}, {}).load(3, CPU)
+    assert str(caught.value) == (
+        f"checkpoint {tmp_path}/epoch-0003/state.pt is not there, though rank 0 sees it; "
+        "expected a root that every node sees alike; mount the same shared file system on every node"
+    )
+
+
+def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, {"lr": 0.1}, {"shards": "aa"})
+    assert checkpoints.latest() == 0
+    for epoch in (1, 2):
+        checkpoints.save(epoch, {"weights": torch.full((2,), float(epoch)), "history": [{"epoch": epoch}]})
+    assert checkpoints.latest() == 2
+    state = checkpoints.load(1, CPU)
+    assert state["weights"].tolist() == [1.0, 1.0]
+    assert state["history"] == [{"epoch": 1}]
 
 
 def damage(path: Path) -> None:

@@ -96,26 +96,26 @@ def decode(
     """Decode encoded videos as their views say; yields clips on `device` and row numbers on the CPU."""
     device_id = (device.index or 0) if device.type == "cuda" else None
     pipeline = _build(encoded, modality, clip, batch_size, flow_bound, device_id, num_threads)
+    # Copies on one stream of their own: waiting for them must not wait for the training step before.
+    copying = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
     while True:
         try:
             clips, rows = pipeline.run()
         except StopIteration:
             return
         rows_b = torch.from_numpy(np.asarray(rows.as_tensor()).reshape(-1).astype(np.int64))
-        yield _to_torch(clips.as_tensor(), device), rows_b
+        yield _to_torch(clips.as_tensor(), copying), rows_b
 
 
-def _to_torch(clips: Any, device: torch.device) -> torch.Tensor:
+def _to_torch(clips: Any, copying: torch.cuda.Stream | None) -> torch.Tensor:
     """DALI's output as a tensor; on a GPU a copy, since DALI reuses its buffer while kernels may read it."""
     shared: torch.Tensor = torch.utils.dlpack.from_dlpack(clips)
-    if device.type == "cpu":
+    if copying is None:
         return shared
-    # On a stream of its own: waiting for the copy must not wait for the training step before it.
-    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     with torch.cuda.stream(copying):
         owned = shared.clone()
     copying.synchronize()
-    owned.record_stream(torch.cuda.current_stream(device))
+    owned.record_stream(torch.cuda.current_stream(owned.device))
     return owned
 
 

@@ -100,9 +100,17 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
             metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
             shape = tuple(file.get_slice(tensor).get_shape())
     except FileNotFoundError:
-        raise DataError(f"{path} is missing", action="make it again (`ukd teach`, `ukd reduce`)") from None
+        raise DataError(
+            f"{path} is missing",
+            expected=f"safetensors with '{tensor}'",
+            action="remove its member to make it again",
+        ) from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error})", expected=f"safetensors with '{tensor}'") from error
+        raise DataError(
+            f"{path} is damaged ({error})",
+            expected=f"safetensors with '{tensor}'",
+            action="remove its member to make it again",
+        ) from error
     if metadata.get("split") != split or metadata.get("keys_sha256") != rows.digest:
         raise MismatchError(
             f"{path} speaks of other videos (split {metadata.get('split')}, shape {list(shape)})",
@@ -111,7 +119,9 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
         )
     if shape != (len(rows), num_classes):
         raise DataError(
-            f"{path} has shape {list(shape)}", expected=f"{[len(rows), num_classes]}: rows, classes"
+            f"{path} has shape {list(shape)}",
+            expected=f"{[len(rows), num_classes]}: rows, classes",
+            action="remove its member to make it again from these shards",
         )
     return RowArray(path, tensor, (shape[0], shape[1]))
 

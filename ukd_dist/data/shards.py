@@ -88,7 +88,11 @@ def encode_sample(
         for writer in writers.values():
             writer.write(frame)
     if frames != sample.frames:
-        raise DataError(f"{path} changed while it was sharded: {frames} frames", expected=f"{sample.frames}")
+        raise DataError(
+            f"{path} changed while it was sharded: {frames} frames",
+            expected=f"{sample.frames}",
+            action="run again when nothing writes to the videos",
+        )
     return {component(modality): writer.finish() for modality, writer in writers.items()}
 
 
@@ -159,7 +163,11 @@ class ShardSet:
     def __init__(self, directory: Path, *, check: bool = True) -> None:
         found = manifest.read(directory)
         if found is None:
-            raise UsageError(f"{directory} holds no finished shards", action="make them with `ukd shard`")
+            raise UsageError(
+                f"{directory} holds no finished shards",
+                expected="a manifest",
+                action="make them with `ukd shard`",
+            )
         manifest.verify(directory, found, [n for n in found.files if check or not n.endswith(".tar")])
         self.directory = directory
         self.digest = found.digest()
@@ -168,7 +176,8 @@ class ShardSet:
         samples = _read_samples(directory / SAMPLES)
         self.rows = {split: Rows([s for s in samples if s.split == split]) for split in SPLITS}
         self.samples = samples
-        self._places = {split: self._index(split) for split in SPLITS}
+        indexes = sorted(directory / name for name in found.files if name.endswith(".idx"))
+        self._places = {split: self._index(split, indexes) for split in SPLITS}
         self._maps: dict[str, mmap.mmap] = {}
 
     def read(self, split: SplitName, row: int, name: str) -> npt.NDArray[np.uint8]:
@@ -190,20 +199,23 @@ class ShardSet:
                 self._maps[tar] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return np.frombuffer(self._maps[tar], np.uint8, size, offset)
 
-    def _index(self, split: SplitName) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    def _index(self, split: SplitName, indexes: list[Path]) -> list[tuple[str, dict[str, tuple[int, int]]]]:
         places: list[tuple[str, dict[str, tuple[int, int]]]] = []
-        for path in sorted(self.directory.glob(f"{split}-*.idx")):
+        for path in (path for path in indexes if path.name.startswith(f"{split}-")):
             for key, components in read_index(path):
                 expected = self.rows[split].keys[len(places)] if len(places) < len(self.rows[split]) else None
                 if key != expected:
                     raise DataError(
-                        f"{path} holds '{key}' at row {len(places)}", expected=f"'{expected}' by {SAMPLES}"
+                        f"{path} holds '{key}' at row {len(places)}",
+                        expected=f"'{expected}' by {SAMPLES}",
+                        action=f"remove {self.directory} to make it again",
                     )
                 places.append((path.with_suffix(".tar").name, components))
         if len(places) != len(self.rows[split]):
             raise DataError(
                 f"{self.directory} holds {len(places)} {split} samples",
                 expected=f"{len(self.rows[split])} by {SAMPLES}",
+                action=f"remove {self.directory} to make it again",
             )
         return places
 
@@ -213,7 +225,11 @@ def read_index(path: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
     header, *lines = path.read_text().splitlines()
     version, _, count = header.partition(" ")
     if version != "v1.2" or int(count) != len(lines):
-        raise DataError(f"{path} is no index", expected=f"v1.2 and {len(lines)} samples, found '{header}'")
+        raise DataError(
+            f"{path} is no index: it begins with '{header}'",
+            expected=f"'v1.2 {len(lines)}'",
+            action=f"remove {path.parent} to make it again",
+        )
     samples = []
     for line in lines:
         words = line.split(" ")
@@ -226,7 +242,11 @@ def _read_samples(path: Path) -> list[Sample]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != _COLUMNS:
-            raise DataError(f"{path} has columns {reader.fieldnames}", expected=str(_COLUMNS))
+            raise DataError(
+                f"{path} has columns {reader.fieldnames}",
+                expected=str(_COLUMNS),
+                action=f"remove {path.parent} to make it again",
+            )
         return [_from_row(row) for row in reader]
 
 

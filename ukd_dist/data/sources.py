@@ -75,7 +75,9 @@ def read_source(data: Data) -> Source:
     ((_, split),) = data.splits.items()
     if not data.videos.is_dir():
         raise UsageError(
-            f"data.videos {data.videos} is no folder", action="give the folder with ARID's classes"
+            f"data.videos {data.videos} is no folder",
+            expected="the folder with ARID's classes",
+            action="correct data.videos",
         )
     names = read_class_table(data.classes or split.train.parent / "mapping_table.txt")
     index = {label: i for i, label in enumerate(sorted(names))}
@@ -99,12 +101,20 @@ def read_class_table(path: Path) -> dict[int, str]:
     for number, line in _lines(path, "class table"):
         label, _, name = line.partition("\t")
         if not label.strip().isdecimal() or not name.strip():
-            raise DataError(f"{path}:{number}: '{line}'", expected="label<TAB>class")
+            raise DataError(
+                f"{path}:{number}: '{line}'", expected="label<TAB>class", action="correct the line"
+            )
         if int(label) in names:
-            raise DataError(f"{path}:{number}: label {label} is given twice", action="remove one of the two")
+            raise DataError(
+                f"{path}:{number}: label {label} is given twice",
+                expected="each label once",
+                action="remove one of the two",
+            )
         names[int(label)] = name.strip()
     if len(names) < 2:
-        raise DataError(f"{path} names {len(names)} classes", expected="at least 2")
+        raise DataError(
+            f"{path} names {len(names)} classes", expected="at least 2", action="add the missing ones"
+        )
     return names
 
 
@@ -114,7 +124,9 @@ def _read_list(path: Path, videos: Path, index: dict[int, int]) -> list[ListedVi
     for number, line in _lines(path, "list"):
         fields = line.split("\t")
         if len(fields) != 3 or not fields[1].strip().isdecimal():
-            raise DataError(f"{path}:{number}: '{line}'", expected="index<TAB>label<TAB>path")
+            raise DataError(
+                f"{path}:{number}: '{line}'", expected="index<TAB>label<TAB>path", action="correct the line"
+            )
         label = int(fields[1])
         if label not in index:
             raise DataError(
@@ -126,7 +138,11 @@ def _read_list(path: Path, videos: Path, index: dict[int, int]) -> list[ListedVi
         file = _find(videos, fields[2].strip(), where)
         listed.append(ListedVideo(_key(file, where), index[label], _group(file.stem), file))
     if not listed:
-        raise DataError(f"{path} lists no video", expected="index<TAB>label<TAB>path on each line")
+        raise DataError(
+            f"{path} lists no video",
+            expected="index<TAB>label<TAB>path on each line",
+            action="add videos, or give another list",
+        )
     return listed
 
 
@@ -134,9 +150,13 @@ def _lines(path: Path, what: str) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UsageError(f"{what} {path}: {error.strerror}", action="correct its path") from error
+        raise UsageError(
+            f"{what} {path}: {error.strerror}", expected="a readable file", action="correct its path"
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{what} {path} is not text ({error.reason})", expected="UTF-8") from error
+        raise DataError(
+            f"{what} {path} is not text ({error.reason})", expected="UTF-8", action="save it as UTF-8"
+        ) from error
     return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 

@@ -6,6 +6,7 @@ colour conversion stands between a camera's file and a shard; DALI converts once
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from ukd_dist.errors import DataError
 
 Frame = npt.NDArray[np.uint8]
 
+_DISK_ERRORS = {errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE, errno.EMFILE, errno.ENOMEM}
+
 # Options for VP9 that DALI decodes on a CPU and on NVDEC; a key frame every 16 keeps random access short.
 _VP9 = {"b": "0", "g": "16", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "threads": "1"}
 
@@ -29,7 +32,11 @@ class RejectedVideoError(DataError):
     """A video that cannot teach anything; `reason` is one of the words that rejects.jsonl and metrics use."""
 
     def __init__(self, path: Path, reason: str, detail: str) -> None:
-        super().__init__(f"{path}: {detail}")
+        super().__init__(
+            f"{path}: {detail}",
+            expected="a video of at least 2 frames, all of them sound",
+            action="mend it, or take it off its list",
+        )
         self.path, self.reason, self.detail = path, reason, detail
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -99,10 +106,11 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
                 frames += 1
                 yield frame
     except (av.FFmpegError, ValueError) as error:
+        _refuse_unreadable_disk(error)
         # A first frame that fails is a stream without frames; later ones are damage.
         if frames:
             raise RejectedVideoError(
-                path, "damaged", f"frame {frames} cannot be decoded ({error})"
+                path, "damaged", f"frame {frames} cannot be decoded ({_reason(error)})"
             ) from error
     if frames == 0:
         raise RejectedVideoError(path, "no_frames", "no frame can be decoded")
@@ -110,6 +118,17 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
         raise RejectedVideoError(
             path, "truncated", f"{frames + hidden} of {stream.frames} declared frames are there"
         )
+
+
+def _refuse_unreadable_disk(error: Exception) -> None:
+    """Raise again what speaks of a disk or a permission: another machine might well read the video."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        raise error
+
+
+def _reason(error: Exception) -> str:
+    """What FFmpeg says, without the path of this machine."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def stored_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -160,7 +179,9 @@ class _open:  # noqa: N801 - a context manager that reads as a function
         try:
             self._container = av.open(str(self._path))
         except (av.FFmpegError, ValueError) as error:
-            raise RejectedVideoError(self._path, "unreadable", f"not a readable video ({error})") from error
+            _refuse_unreadable_disk(error)
+            detail = f"not a readable video ({_reason(error)})"
+            raise RejectedVideoError(self._path, "unreadable", detail) from error
         if not self._container.streams.video:
             self._container.close()
             raise RejectedVideoError(self._path, "no_video", "no picture stream")

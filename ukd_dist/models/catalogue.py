@@ -40,7 +40,11 @@ def check(arch: str, clip: Clip) -> None:
         UsageError: As said.
     """
     if arch not in NETWORKS:
-        raise UsageError(f"unknown network '{arch}'", expected=f"one of {', '.join(sorted(NETWORKS))}")
+        raise UsageError(
+            f"unknown network '{arch}'",
+            expected=f"one of {', '.join(sorted(NETWORKS))}",
+            action="correct arch",
+        )
     slowest = max(NETWORKS[arch].every)
     if clip.frames % slowest:
         raise UsageError(

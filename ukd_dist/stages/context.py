@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ukd_dist import manifest
-from ukd_dist.cluster import Job, Outcome, RayCluster
-from ukd_dist.errors import MismatchError, TrainingError, UsageError
+from ukd_dist.cluster import Job, RayCluster
+from ukd_dist.errors import DataError, MismatchError, TrainingError, UkdError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import ERROR, RunDirectory, leave_error
@@ -49,7 +50,8 @@ class Context:
             if manifest.finished(directory, kind, settings, inputs):
                 return True
             for checkpoint in directory.glob("checkpoint/*"):
-                manifest.finished(checkpoint, "checkpoint", settings, inputs)
+                with suppress(DataError):  # a damaged one is passed over when training resumes
+                    manifest.finished(checkpoint, "checkpoint", settings, inputs)
         except MismatchError as error:
             if not self.replace:
                 raise
@@ -79,17 +81,19 @@ class Context:
         """
         for job in jobs:
             (directory(job.name) / ERROR).unlink(missing_ok=True)
-        failed: list[Outcome] = []
+        failed: list[tuple[str, UkdError]] = []
         with self.progress.bar(what, total_epochs, "epochs") as bar:
             for outcome in self.cluster.run(jobs, lambda: bar.update(epochs())):
                 if outcome.error is not None:
-                    failed.append(outcome)
+                    failed.append((outcome.job.name, outcome.error))
                     leave_error(directory(outcome.job.name), outcome.error)
             bar.update(epochs())
         if failed:
+            first, error = failed[0]
             raise TrainingError(
-                f"{len(failed)} of {len(jobs)} {what} failed, first {failed[0].job.name}: {failed[0].error}",
-                action="mend the cause and run again; the others are kept",
+                f"{len(failed)} of {len(jobs)} {what} failed, first {first}: {error.problem}",
+                expected=error.expected,
+                action=f"{error.action}, and run again: the others are kept",
             )
 
 

@@ -18,7 +18,7 @@ from ukd_dist.data.clips import Clips
 from ukd_dist.data.knowledge import TARGET, open_rows
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
-from ukd_dist.experiment import StudentMember, content
+from ukd_dist.experiment import StudentMember, resolved
 from ukd_dist.method.losses import distillation_loss
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import ERROR, HISTORY, RunDirectory, leave_error, read_history
@@ -48,7 +48,7 @@ def distill(context: Context) -> None:
     """
     for member in context.experiment.students:
         inputs = student_inputs(context.run, member)
-        if not context.finished(context.run.student(member.id), "student", content(member.settings), inputs):
+        if not context.finished(context.run.student(member.id), "student", resolved(member.settings), inputs):
             _distill_one(context, member)
 
 
@@ -116,7 +116,7 @@ def train_student(work: Work) -> None:
     if engine.rank == 0:
         save_weights(model, directory / WEIGHTS)
         summary: dict[str, Any] = {"deepspeed": deepspeed_config(micro_batch)}
-        manifest.commit(directory, "student", content(settings), inputs, [WEIGHTS, HISTORY], summary)
+        manifest.commit(directory, "student", resolved(settings), inputs, [WEIGHTS, HISTORY], summary)
 
 
 def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device) -> Objective:

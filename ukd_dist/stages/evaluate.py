@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ukd_dist.data.knowledge import LOGITS, logits_path, open_rows, write_logits
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.errors import DataError
-from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content
+from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, resolved
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
@@ -82,6 +83,7 @@ def evaluate(context: Context) -> None:
     """
     run, experiment = context.run, context.experiment
     shards = ShardSet(run.shards, check=False)
+    _check_trained(context, shards)
     _infer_students(context)
     members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
     results = [_evaluate_member(run, shards, member) for member in members]
@@ -141,7 +143,8 @@ def read_result(directory: Path) -> Result | None:
     found = manifest.read(directory)
     if found is None or not path.is_file():
         return None
-    (result,) = _read_results(path, "[" + path.read_text() + "]")
+    with _naming_damage(path):
+        result = Result(**json.loads(path.read_text(encoding="utf-8")))
     return result if result.of == found.digest() else None
 
 
@@ -153,14 +156,17 @@ def read_fusions(run: RunDirectory) -> list[Result]:
     path = run.report / FUSIONS
     if not path.is_file():
         return []
-    results = _read_results(path, path.read_text())
+    with _naming_damage(path):
+        results = [Result(**document) for document in json.loads(path.read_text(encoding="utf-8"))]
     digests = {_digest(directory) for directory in run.finished_students()}
     return [result for result in results if digests.issuperset(result.of.split("+"))]
 
 
-def _read_results(path: Path, text: str) -> list[Result]:
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    """Name the file of results that cannot be read."""
     try:
-        return [Result(**document) for document in json.loads(text)]
+        yield
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{path} is damaged ({error})", expected="what `ukd evaluate` wrote", action=f"remove {path}"
@@ -209,15 +215,29 @@ def infer_student(root: Path, member: StudentMember) -> None:
     manifest.commit(path.parent, "logits", {}, {"student": found.digest()}, [path.name])
 
 
+def _check_trained(context: Context, shards: ShardSet) -> None:
+    """Refuse members that are not trained, or were trained on other shards or targets."""
+    run = context.run
+    members: list[TeacherMember | StudentMember] = [
+        *context.experiment.teachers,
+        *context.experiment.students,
+    ]
+    for member in members:
+        kind, _, _, directory = describe(run, member)
+        of = student_inputs(run, member) if isinstance(member, StudentMember) else {"shards": shards.digest}
+        if not manifest.finished(directory, kind, resolved(member.settings), of):
+            raise DataError(
+                f"{kind} {member.id} is not trained",
+                expected=f"every {kind} of the experiment",
+                action=f"run `ukd {'teach' if kind == 'teacher' else 'distill'}`",
+            )
+
+
 def _infer_students(context: Context) -> None:
     run = context.run
     jobs = []
     for member in context.experiment.students:
         directory = run.student(member.id)
-        if not manifest.finished(directory, "student", content(member.settings), student_inputs(run, member)):
-            raise DataError(
-                f"student {member.id} is not trained", expected="every student", action="run `ukd distill`"
-            )
         if not context.finished(directory / "logits", "logits", {}, {"student": _digest(directory)}):
             jobs.append(Job(member.id, infer_student, (run.root, member), member.settings.resources))
     if not jobs:
@@ -241,10 +261,6 @@ def _evaluate_member(run: RunDirectory, shards: ShardSet, member: TeacherMember 
     if known is not None:
         return known
     modality, seed, of = member.settings.modality, member.settings.seed, _digest(directory)
-    if not of:  # a teacher: students are known to be trained, their logits are there
-        raise DataError(
-            f"{kind} {member.id} is not trained", expected="every teacher", action="run `ukd teach`"
-        )
     subject = Subject(kind=kind, id=member.id, name=name, modality=modality, seed=seed, target=target, of=of)
     result = score(_test_logits(directory, shards), shards, subject)
     manifest.write_atomically(directory / RESULT, json.dumps(asdict(result), indent=1).encode())

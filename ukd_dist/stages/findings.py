@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content
-from ukd_dist.rundir import RunDirectory, read_history
+from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content, digest
+from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.evaluate import Result, describe, fusions, read_result
 from ukd_dist.stages.evaluate import read_fusions as read_fusion_results
 from ukd_dist.stages.statistics import Estimate, estimate, standard_error
 from ukd_dist.status import MemberStatus, read_status
-from ukd_dist.training.loop import Epoch
+from ukd_dist.training.loop import Epoch, read_epochs
 
 _DISTILLATION = ("name", "targets", "alpha", "temperature")
 
@@ -137,7 +137,7 @@ def read_groups(run: RunDirectory, experiment: Experiment) -> list[Group]:
     for member in members:
         kind, name, target, directory = describe(run, member)
         found = _read_member(directory, statuses[kind, member.id], member.settings.seed)
-        key = str([kind, target, {**content(member.settings), "seed": None}])
+        key = digest(kind, target, {**content(member.settings), "seed": None})
         settings = flat(member.settings.model_dump(mode="json", exclude={"seed"}))
         group = groups.get(key) or Group(kind, name, member.settings.modality, (), settings, target)
         groups[key] = replace(group, members=(*group.members, found))
@@ -196,8 +196,8 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read_member(directory: Path, status: MemberStatus, seed: int) -> Member:
-    history = tuple(Epoch(**line) for line in read_history(directory))
-    return Member(status.id, seed, status.state, status.error, history, read_result(directory))
+    history, result = tuple(read_epochs(directory)), read_result(directory)
+    return Member(status.id, seed, status.state, status.error, history, result)
 
 
 def _with_notes(groups: Sequence[Group]) -> list[Group]:

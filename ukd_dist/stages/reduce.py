@@ -17,7 +17,7 @@ from ukd_dist.config import Target
 from ukd_dist.data.knowledge import LOGITS, RowArray, logits_name, logits_path, open_rows, write_target
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
-from ukd_dist.experiment import TargetMember
+from ukd_dist.experiment import TargetMember, resolved
 from ukd_dist.method.assembly import Assembly
 from ukd_dist.method.weighting import Weighting
 from ukd_dist.metrics import Recorder
@@ -40,7 +40,7 @@ def reduce(context: Context) -> None:
 def _reduce_one(context: Context, target: TargetMember) -> None:
     shards = ShardSet(context.run.shards, check=False)
     directory = context.run.target(target.id)
-    inputs = {"shards": shards.digest, **_teacher_digests(context, target)}
+    inputs = {"shards": shards.digest, **_teacher_digests(context, target, shards.digest)}
     settings = target.settings.model_dump(mode="json")
     if context.finished(directory, "target", settings, inputs):
         return
@@ -49,10 +49,12 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     manifest.commit(directory, "target", settings, inputs, [TARGET_FILE], {"teachers": list(target.teachers)})
 
 
-def _teacher_digests(context: Context, target: TargetMember) -> dict[str, str]:
+def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dict[str, str]:
     digests = {}
+    members = {member.id: member for member in context.experiment.teachers}
     for teacher in target.teachers:
-        found = manifest.read(context.run.teacher(teacher))
+        settings = resolved(members[teacher].settings)
+        found = manifest.finished(context.run.teacher(teacher), "teacher", settings, {"shards": shards})
         if found is None:
             raise DataError(
                 f"target '{target.name}' needs teacher {teacher}, which is not finished",

@@ -34,7 +34,7 @@ from ukd_dist.data.shards import (
 )
 from ukd_dist.data.sources import ListedVideo, Source, read_source
 from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
-from ukd_dist.errors import DataError
+from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.progress import Bar
 from ukd_dist.rundir import REJECTS
 from ukd_dist.stages.context import Context
@@ -77,8 +77,8 @@ def shard(context: Context) -> None:
     _write_rejects(directory, rejects)
     _check_rejects(rejects, len(source.train) + len(source.test), data.max_rejected, directory)
     samples = [s for split in SPLITS for s in _number(split, verdicts[split], source.classes, data)]
+    _drop_other_rows(directory, samples_csv(s for s, _ in samples))
     _write_all(context, samples, {v.video.key: v.video.path for s in SPLITS for v in verdicts[s]}, data)
-    manifest.write_atomically(directory / SAMPLES, samples_csv(s for s, _ in samples))
     tars = [name for s in SPLITS for name in _names(samples, s)]
     files = [SAMPLES, REJECTS, *tars, *(Path(tar).with_suffix(".idx").name for tar in tars)]
     counts = {split: sum(1 for s, _ in samples if s.split == split) for split in SPLITS}
@@ -130,7 +130,13 @@ def _claim(directory: Path, settings: dict[str, Any], inputs: dict[str, str]) ->
     """Say what the unfinished directory will hold; what was begun for something else is dropped."""
     plan = json.dumps({"settings": settings, "inputs": inputs}, sort_keys=True).encode()
     path = directory / _PLAN
-    if directory.is_dir() and (not path.is_file() or path.read_bytes() != plan):
+    if directory.is_dir() and not path.is_file() and any(directory.iterdir()):
+        raise MismatchError(
+            f"{directory} holds files that are no run's",
+            expected="an empty folder, or shards that were begun here",
+            action="choose another root, or move them away",
+        )
+    if path.is_file() and path.read_bytes() != plan:
         _log.warning("dropping unfinished shards in %s, which were begun with other settings", directory)
         shutil.rmtree(directory)
     manifest.write_atomically(path, plan)
@@ -183,8 +189,14 @@ def _number(
 ) -> list[tuple[Sample, int]]:
     """The split's usable videos in the order of the shards, and the number of each one's tar."""
     usable = [v for v in verdicts if v.info is not None]
+    if split == "train":
+        _check_classes(usable, classes)
     if not usable:
-        raise DataError(f"no usable video is left in the {split} list", expected="at least one")
+        raise DataError(
+            f"no usable video is left in the {split} list",
+            expected="at least one",
+            action="mend those that were rejected, or list others",
+        )
     order = np.random.default_rng([data.seed, SPLITS.index(split)]).permutation(len(usable))
     numbered = []
     for row, index in enumerate(order):
@@ -197,6 +209,17 @@ def _number(
         )
         numbered.append((sample, row // data.encoding.samples_per_shard))
     return numbered
+
+
+def _check_classes(usable: Sequence[Verdict], classes: Sequence[str]) -> None:
+    left = {verdict.video.label for verdict in usable}
+    for label, name in enumerate(classes):
+        if label not in left:
+            raise DataError(
+                f"class '{name}' has lost all its training videos to rejection",
+                expected="a usable training video for each class",
+                action=f"see {REJECTS}; mend its videos",
+            )
 
 
 def _names(samples: Sequence[tuple[Sample, int]], split: SplitName) -> list[str]:
@@ -226,6 +249,15 @@ def _write_all(
                 raise outcome.error
             done += outcome.value
             bar.update(done)
+
+
+def _drop_other_rows(directory: Path, table: bytes) -> None:
+    """Write samples.csv before the tars; tars that were begun for other rows are of no use."""
+    path = directory / SAMPLES
+    if path.is_file() and path.read_bytes() != table:
+        for stale in (*directory.glob("*.tar"), *directory.glob("*.idx")):
+            stale.unlink()
+    manifest.write_atomically(path, table)
 
 
 def _written(tar: Path) -> bool:

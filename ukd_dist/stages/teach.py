@@ -11,7 +11,7 @@ from ukd_dist.cluster import Job
 from ukd_dist.data.knowledge import logits_name, logits_path, write_logits
 from ukd_dist.data.shards import SPLITS, ShardSet
 from ukd_dist.data.views import CENTRE
-from ukd_dist.experiment import TeacherMember, content
+from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import HISTORY, RunDirectory, read_history
 from ukd_dist.stages.context import Context, shards_digest
@@ -52,6 +52,8 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
     shards = ShardSet(run.shards)
     model = build_network(settings, len(shards.classes))
     inputs = {"shards": shards.digest}
+    if manifest.finished(directory, "teacher", resolved(settings), inputs):
+        return  # Ray starts a task again whose process ended after its last write
     with Recorder(run.metrics, run=run_name, stage="teach", member=member.id) as recorder:
         train(
             PlainEngine(model, build_optimizer(settings, model), device),
@@ -72,9 +74,9 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
         )
     save_weights(model, directory / WEIGHTS)
     files = [WEIGHTS, HISTORY, *map(logits_name, SPLITS)]
-    manifest.commit(directory, "teacher", content(settings), inputs, files)
+    manifest.commit(directory, "teacher", resolved(settings), inputs, files)
 
 
 def _is_finished(context: Context, member: TeacherMember, shards: str) -> bool:
     directory = context.run.teacher(member.id)
-    return context.finished(directory, "teacher", content(member.settings), {"shards": shards})
+    return context.finished(directory, "teacher", resolved(member.settings), {"shards": shards})

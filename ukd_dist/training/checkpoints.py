@@ -46,7 +46,7 @@ class Checkpoints:
         manifest.write_atomically(directory / _STATE, buffer.getvalue())
         manifest.commit(directory, "checkpoint", self._settings, self._inputs, [_STATE])
         for old in self._all()[:-KEPT]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
 
     def latest(self) -> int:
         """Epochs done at the newest sound checkpoint; 0 where there is none.

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ukd_dist.training import deepspeed_op
+
 
 class Engine(Protocol):
     """What the loop needs of an engine."""
@@ -102,6 +104,8 @@ class DeepSpeedEngine:
         self.device = device
         self.rank = torch.distributed.get_rank()
         deepspeed = _deepspeed(device)
+        if device.type == "cpu":
+            deepspeed_op.load()
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=model.to(device),
             optimizer=optimizer,

@@ -19,11 +19,11 @@ import torch
 from ukd_dist.config import Training, steps_per_epoch
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import Rows
-from ukd_dist.errors import TrainingError
-from ukd_dist.experiment import content
+from ukd_dist.errors import DataError, TrainingError
+from ukd_dist.experiment import resolved
 from ukd_dist.manifest import write_atomically
 from ukd_dist.metrics import Recorder, Stopwatch, peak_host_memory_bytes
-from ukd_dist.rundir import HISTORY
+from ukd_dist.rundir import HISTORY, read_history
 from ukd_dist.training.checkpoints import Checkpoints
 from ukd_dist.training.engines import Engine
 
@@ -97,7 +97,7 @@ def train(
         MismatchError: The checkpoint was made from other settings or inputs.
         DataError: Every checkpoint is damaged.
     """
-    checkpoints = Checkpoints(directory / "checkpoint", content(settings), inputs)
+    checkpoints = Checkpoints(directory / "checkpoint", resolved(settings), inputs)
     steps = steps_per_epoch(len(rows), settings.batch_size)
     history: list[Epoch] = []
     # Rank 0 decides: ranks that resumed from different epochs would never agree again.
@@ -109,7 +109,7 @@ def train(
     clips = open_clips(range(done, settings.epochs))
     for epoch in range(done, settings.epochs):
         _seed(settings.seed, epoch, engine.rank)
-        rates = [learning_rate(settings, epoch + (step + 1) / steps) for step in range(steps)]
+        rates = [learning_rate(settings, epoch + (step + 0.5) / steps) for step in range(steps)]
         line = _run_epoch(engine, objective, islice(clips, steps), epoch, rates, rows.keys, recorder)
         history.append(line)
         engine.share_buffers()
@@ -137,6 +137,22 @@ def write_history(directory: Path, history: list[Epoch]) -> None:
     """Write history.jsonl whole."""
     lines = "".join(json.dumps(asdict(line)) + "\n" for line in history)
     write_atomically(directory / HISTORY, lines.encode())
+
+
+def read_epochs(directory: Path) -> list[Epoch]:
+    """The epochs of history.jsonl; none where there is no file.
+
+    Raises:
+        DataError: A line is no epoch's.
+    """
+    try:
+        return [Epoch(**line) for line in read_history(directory)]
+    except TypeError as error:
+        raise DataError(
+            f"{directory / HISTORY} is damaged ({error})",
+            expected="the fields of one epoch a line",
+            action=f"remove {directory}",
+        ) from error
 
 
 def _run_epoch(
