@@ -21,6 +21,8 @@ VOCABULARY = {
     "errors",
     "config",
     "document",
+    "expansion",
+    "settings",
     "experiment",
     "manifest",
     "metrics",

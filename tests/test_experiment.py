@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ukd_dist import pipeline
-from ukd_dist.config import ExperimentFile, Settings, Student, Teacher
+from ukd_dist.config import ExperimentFile, Student, Teacher
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment, load, parse
+from ukd_dist.settings import Settings
 
 STUDY = """
 name: study

@@ -1,53 +1,22 @@
 """What an experiment file may say: frozen models whose fields carry their meaning and unit.
 
-Reading files, overrides and the expansion of grids are in `experiment`; this module only declares.
+Reading files, overrides and the expansion of grids are elsewhere; this module only declares.
 Settings never come from environment variables.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ukd_dist.errors import UsageError
+from ukd_dist.settings import Settings, SettingsError
 
 Modality = Literal["rgb", "flow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 NO_TARGETS = "none"
-
-
-class SettingsError(UsageError, ValueError):
-    """A validator's refusal; as a ValueError, pydantic adds the place of the settings to it."""
-
-
-class Settings(BaseModel):
-    """The base of every settings model: frozen, and an unknown key is refused with the nearest known one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise unknown_key(str(key), sorted(cls.model_fields))
-        return data
-
-
-def unknown_key(key: str, known: list[str]) -> SettingsError:
-    """The error for a key that no setting has, naming the nearest one that exists."""
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    return SettingsError(
-        f"unknown key '{key}'",
-        expected=f"one of {', '.join(known)}",
-        action=f"did you mean '{nearest[0]}'?" if nearest else "remove it",
-    )
 
 
 class Clip(Settings):
@@ -328,8 +297,3 @@ class ExperimentFile(Settings):
                 action="rename it",
             )
         return self
-
-
-def steps_per_epoch(num_rows: int, batch_size: int) -> int:
-    """Training steps of an epoch: the permutation's remainder is dropped, but never the only batch."""
-    return max(1, math.floor(num_rows / batch_size))

@@ -7,16 +7,12 @@ An id ends in a digest of what determines the content; how it is computed (resou
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from ukd_dist.config import (
     NO_TARGETS,
@@ -24,24 +20,14 @@ from ukd_dist.config import (
     Data,
     Evaluate,
     ExperimentFile,
-    Settings,
-    SettingsError,
     Student,
     Target,
     Teacher,
     Training,
-    unknown_key,
 )
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
-
-# What pydantic's sentences hold beside what was expected.
-_BESIDE = re.compile(
-    r"^\w+ (should|is not) (be |have |match )?| or instance of \w+$| for <.*>$| after validation, not \d+$"
-)
-
-AnySettings = TypeVar("AnySettings", bound=Settings)
-AnyTraining = TypeVar("AnyTraining", bound=Training)
+from ukd_dist.expansion import expand, validate
 
 
 @dataclass(frozen=True)
@@ -143,7 +129,7 @@ def resolved(settings: Training) -> dict[str, Any]:
 
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
-    file = _validate(ExperimentFile, document, where, ())
+    file = validate(ExperimentFile, document, where, ())
     data = file.data.model_copy(
         update={
             "videos": file.data.videos and file.data.videos.absolute(),
@@ -159,7 +145,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
     teachers = tuple(
         TeacherMember(f"{t.arch}-{t.modality}-s{t.seed}-{digest(content(t))}", t)
-        for t in _expand(
+        for t in expand(
             Teacher, file.teachers.fleet, file.teachers.defaults, inherited, where, "teachers.fleet"
         )
     )
@@ -174,7 +160,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         )
         for name, target in file.targets.items()
     }
-    runs = _expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
+    runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
     students = tuple(_student(run, targets, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
     _check_modalities(data, [*(t.settings for t in teachers), *(s.settings for s in students)], where)
@@ -191,60 +177,6 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         cluster=file.cluster,
         document=resolved.model_dump(mode="json"),
     )
-
-
-def _expand(
-    kind: type[AnyTraining],
-    entries: list[dict[str, Any]],
-    defaults: dict[str, Any],
-    inherited: dict[str, Any],
-    where: str,
-    section: str,
-) -> list[AnyTraining]:
-    known = sorted(kind.model_fields)
-    _refuse_unknown(defaults, known, f"{where}: {section.partition('.')[0]}.defaults")
-    for index, entry in enumerate(entries):
-        _refuse_unknown(entry, [*known, "grid"], f"{where}: {section}[{index}]")
-    return [
-        _validate(kind, _merge(inherited, defaults, point), where, (section, index))
-        for index, entry in enumerate(entries)
-        for point in _grid(entry, f"{where}: {section}[{index}]")
-    ]
-
-
-def _refuse_unknown(given: dict[str, Any], known: list[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            raise _placed(unknown_key(key, known), where)
-
-
-def _merge(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Later layers win; `clip` and `resources` are merged field by field."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            inner = merged.get(key)
-            merged[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _grid(entry: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    plain = {key: value for key, value in entry.items() if key != "grid"}
-    grid = entry.get("grid", {})
-    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
-        raise UsageError(
-            f"{where}: grid is {grid!r}",
-            expected="a mapping of fields to lists of values",
-            action="write it like {seed: [0, 1, 2]}",
-        )
-    for twice in grid.keys() & plain.keys():
-        raise UsageError(
-            f"{where}: '{twice}' is given by the entry and by its grid",
-            expected="one of the two",
-            action="remove the other",
-        )
-    for values in itertools.product(*grid.values()):
-        yield {**plain, **dict(zip(grid, values, strict=True))}
 
 
 def _student(run: Student, targets: dict[str, TargetMember], where: str) -> StudentMember:
@@ -318,35 +250,3 @@ def _refuse_twins(ids: list[str], where: str, section: str) -> None:
             expected="members that differ",
             action="give each a seed",
         )
-
-
-def _validate(
-    kind: type[AnySettings], document: Any, where: str, prefix: tuple[str | int, ...]
-) -> AnySettings:
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        raise _first_problem(error, where, prefix) from error
-
-
-def _first_problem(error: ValidationError, where: str, prefix: tuple[str | int, ...]) -> UsageError:
-    first = error.errors()[0]
-    place = ""
-    for part in (*prefix, *first["loc"]):
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
-    others = f" (the first of {error.error_count()} problems)" if error.error_count() > 1 else ""
-    refusal = first.get("ctx", {}).get("error")
-    if isinstance(refusal, SettingsError):
-        return _placed(refusal, f"{where}: {place}" if place else where, others)
-    if first["type"] == "missing":
-        return UsageError(f"{where}: {place} is missing{others}", expected="a value", action="give it one")
-    return UsageError(
-        f"{where}: {place} is {first['input']!r}{others}",
-        expected=_BESIDE.sub("", first["msg"]),
-        action="correct it",
-    )
-
-
-def _placed(error: SettingsError, where: str, others: str = "") -> UsageError:
-    """The error with its place before it."""
-    return UsageError(f"{where}: {error.problem}{others}", expected=error.expected, action=error.action)

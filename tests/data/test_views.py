@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ukd_dist.config import Clip, steps_per_epoch
-from ukd_dist.data.views import Batch, evaluation_batches, training_batches
+from ukd_dist.config import Clip
+from ukd_dist.data.views import Batch, evaluation_batches, steps_per_epoch, training_batches
 
 WORLD_SIZES = (1, 2, 3, 6)
 

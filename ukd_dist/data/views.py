@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.config import Clip, steps_per_epoch
+from ukd_dist.config import Clip
 
 _ORDER, _VIEW = 0, 1  # purposes: separate streams of random numbers
 _NUMBERS_PER_VIEW = 5
@@ -39,6 +39,11 @@ class Batch:
     crop_x: npt.NDArray[np.float32]
     crop_y: npt.NDArray[np.float32]
     mirror: npt.NDArray[np.int32]
+
+
+def steps_per_epoch(num_rows: int, batch_size: int) -> int:
+    """Training steps of an epoch: the permutation's remainder is dropped, but never the only batch."""
+    return max(1, num_rows // batch_size)
 
 
 def training_batches(

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ukd_dist.config import Training, steps_per_epoch
+from ukd_dist.config import Training
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import Rows
+from ukd_dist.data.views import steps_per_epoch
 from ukd_dist.errors import DataError, TrainingError
 from ukd_dist.experiment import resolved
 from ukd_dist.manifest import write_atomically
