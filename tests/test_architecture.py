@@ -58,7 +58,7 @@ KNOWS = {
 }
 
 INSIDE_FUNCTIONS = {
-    "ray": {"cluster.py", "localnodes.py", "worker.py"},
+    "ray": {"cluster/scheduler.py", "cluster/ranks.py", "cluster/localnodes.py", "cluster/worker.py"},
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/clips.py"},
     "pytorchvideo": {"models/networks.py"},
@@ -179,8 +179,6 @@ def path_of(module: Path) -> str:
 def layer_of(module: Path) -> str:
     """The layer of a module: its folder, or at the top its own name."""
     first = module.relative_to(PACKAGE).with_suffix("").parts[0]
-    if first in {"worker", "localnodes"}:
-        return "cluster"
     return "vocabulary" if first in VOCABULARY | {"__init__"} else first
 
 

@@ -112,9 +112,7 @@ def test_the_value_of_every_job_comes_back(cluster: RayCluster) -> None:
     assert all(outcome.error is None for outcome in outcomes.values())
 
 
-def test_a_cluster_starts_once_and_says_how_many_nodes_it_has(
-    cluster: RayCluster, starts: list[int]
-) -> None:
+def test_a_cluster_starts_once_and_says_how_many_nodes_it_has(cluster: RayCluster, starts: list[int]) -> None:
     run_one(cluster, "first", double, 1)
     run_one(cluster, "second", double, 2)
 
@@ -237,7 +235,9 @@ def test_what_no_node_has_is_refused_before_anything_runs(
 ) -> None:
     jobs = [Job("small", (tmp_path / "ran").touch, ()), Job("large", double, (1,), resources)]
 
-    with pytest.raises(ResourceError, match=asked + r" were asked for, but the cluster's 2 nodes have 1 CPUs"):
+    with pytest.raises(
+        ResourceError, match=asked + r" were asked for, but the cluster's 2 nodes have 1 CPUs"
+    ):
         list(cluster.run(jobs))
 
     assert not (tmp_path / "ran").exists()

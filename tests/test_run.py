@@ -1,16 +1,20 @@
-"""The whole way, on two Ray nodes and real engines; one kill, and what a finished run does when run again."""
+"""The whole way, on two Ray nodes and real engines: kills, refusals, and a finished run that is run again."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +22,14 @@ import torch
 from safetensors.torch import load_file
 
 from tests.method import oracle
-from ukd_dist import pipeline
+from ukd_dist import manifest, pipeline
 from ukd_dist.config import Cluster
-from ukd_dist.data.shards import ShardSet
-from ukd_dist.errors import DataError, MismatchError, ResourceError
+from ukd_dist.data.knowledge import logits_name, write_logits
+from ukd_dist.data.shards import Rows, ShardSet
+from ukd_dist.errors import DataError, MismatchError, ResourceError, UkdError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
-from ukd_dist.rundir import RunDirectory
+from ukd_dist.rundir import RunDirectory, read_history
 from ukd_dist.status import read_status
 
 TINY = Path(__file__).parents[1] / "launch/experiments/tiny.yaml"
@@ -43,6 +48,27 @@ def command(root: Path, *overrides: str) -> list[str]:
 def modified(root: Path) -> dict[Path, int]:
     kept = [p for name in ("shards", "teachers", "targets", "students") for p in (root / name).rglob("*")]
     return {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
+
+
+def everything(root: Path) -> dict[str, tuple[str, int]]:
+    """Digest and time of every file: of the lock neither, of what every run writes again the digest alone."""
+    paths = {str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()}
+    del paths["coordinator.lock"]
+    again = ("experiment.yaml", "report/index.html", "videos/synthetic.json", "videos/lists/")
+    return {
+        name: (manifest.sha256_of(path), 0 if name.startswith(again) else path.stat().st_mtime_ns)
+        for name, path in paths.items()
+    }
+
+
+def made(root: Path) -> dict[str, str]:
+    """Digest of every file that says nothing of how long it took: all of them but histories and manifests."""
+    patterns = ("shards/*", "*/*/" + WEIGHTS, "*/*/logits/*.safetensors", "targets/*/*", "report/results.csv")
+    return {
+        str(path.relative_to(root)): manifest.sha256_of(path)
+        for pattern in patterns
+        for path in root.glob(pattern)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -113,27 +139,34 @@ def test_metrics_of_every_stage_were_written(undisturbed: Path) -> None:
 
 
 def test_a_finished_run_does_nothing_when_run_again(undisturbed: Path) -> None:
-    before = modified(undisturbed)
+    before = everything(undisturbed)
 
     done = subprocess.run(command(undisturbed), capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stderr
-    assert modified(undisturbed) == before
+    assert everything(undisturbed) == before
 
 
-@pytest.fixture
-def killed(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    root = tmp_path / "run"
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command(root), stdout=log, stderr=log, start_new_session=True)
-        yield root, process
-        process.kill()
-        process.wait()
+@contextmanager
+def running(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`ukd run` with its stderr in `said(root)`, killed at the end if it is still there."""
+    with said(root).open("wb") as log:
+        process = subprocess.Popen(
+            command(root), stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
-def wait_until(what: str, condition: object, seconds: float = 240.0) -> None:
-    assert callable(condition)
+def said(root: Path) -> Path:
+    return root.with_name("stderr")
+
+
+def wait_until(what: str, condition: Callable[[], bool], seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
@@ -141,12 +174,13 @@ def wait_until(what: str, condition: object, seconds: float = 240.0) -> None:
 
 
 def test_a_run_killed_while_teaching_ends_with_the_bytes_of_an_undisturbed_one(
-    killed: tuple[Path, subprocess.Popen[bytes]], undisturbed: Path
+    undisturbed: Path, tmp_path: Path
 ) -> None:
-    root, process = killed
-    wait_until("a checkpoint", lambda: any(root.glob("teachers/*/checkpoint/*/manifest.json")))
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    root = tmp_path / "run"
+    with running(root) as process:
+        wait_until("a checkpoint", lambda: any(root.glob("teachers/*/checkpoint/*/manifest.json")))
+        process.kill()
+        process.wait()
     states = {m.state for m in read_status(RunDirectory(root), load(root))}
     assert "interrupted" in states or "pending" in states
     shards_before = modified(root)
@@ -156,10 +190,53 @@ def test_a_run_killed_while_teaching_ends_with_the_bytes_of_an_undisturbed_one(
     assert again.returncode == 0, again.stderr
     kept = {path: time_ns for path, time_ns in modified(root).items() if path.parent.name == "shards"}
     assert kept == {path: shards_before[path] for path in kept}
-    for weights in sorted(undisturbed.glob("*/*/" + WEIGHTS)):
-        assert (root / weights.relative_to(undisturbed)).read_bytes() == weights.read_bytes(), weights
-    (target,) = undisturbed.glob("targets/*/train.safetensors")
-    assert (root / target.relative_to(undisturbed)).read_bytes() == target.read_bytes()
+    assert made(root) == made(undisturbed)
+
+
+def test_a_student_whose_rank_was_killed_ends_with_the_bytes_of_an_undisturbed_one(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    root, student = undistilled(undisturbed, tmp_path)
+    logs = [root / "logs" / f"{student.name}-rank{rank}.log" for rank in (0, 1)]
+
+    with running(root) as process:
+        wait_until("an epoch", lambda: bool(read_history(student)))
+        (first_epoch, *_) = read_history(student)
+        os.kill(starts(logs[1])[0]["pid"], signal.SIGKILL)
+        process.wait(timeout=400)
+
+    assert process.returncode == 0, said(root).read_text()
+    assert [len(starts(log)) for log in logs] == [2, 2]
+    assert read_history(student)[0] == first_epoch
+    assert made(root) == made(undisturbed)
+
+
+def test_an_interrupted_run_says_so_and_fails(undisturbed: Path, tmp_path: Path) -> None:
+    root, student = undistilled(undisturbed, tmp_path)
+
+    with running(root) as process:
+        wait_until("an epoch", lambda: bool(read_history(student)))
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+
+    assert process.returncode == 1
+    assert said(root).read_text().splitlines()[-1] == "ukd: interrupted; run again to go on"
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_ten_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    root, moments = tmp_path / "run", random.Random(0)
+
+    for _ in range(10):
+        with running(root) as process, suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=moments.uniform(4.0, 25.0))
+            assert process.returncode == 0, said(root).read_text()
+    done = subprocess.run(command(root), capture_output=True, text=True, timeout=400, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert made(root) == made(undisturbed)
 
 
 def test_logits_that_were_altered_stop_the_reduction_by_name(undisturbed: Path, tmp_path: Path) -> None:
@@ -172,6 +249,33 @@ def test_logits_that_were_altered_stop_the_reduction_by_name(undisturbed: Path, 
     remove(root / "targets")
 
     with pytest.raises(DataError, match=f"{logits} was altered"):
+        pipeline.run(experiment, ["reduce"], progress=Progress())
+
+
+@pytest.mark.parametrize(
+    ("prefix", "classes", "error", "problem"),
+    [
+        ("another-", 11, MismatchError, r"speaks of other videos \(split train, shape \[33, 11\]\)"),
+        ("", 12, DataError, r"has shape \[33, 12\]; expected \[33, 11\]: rows, classes"),
+    ],
+    ids=["other videos", "another class"],
+)
+def test_logits_of_another_dataset_stop_the_reduction_by_name(
+    undisturbed: Path, tmp_path: Path, prefix: str, classes: int, error: type[UkdError], problem: str
+) -> None:
+    root = copy(undisturbed, tmp_path)
+    experiment = load(root)
+    teacher = RunDirectory(root).teacher(experiment.teachers[1].id)
+    samples = [s for s in ShardSet(root / "shards").samples if s.split == "train"]
+    foreign = Rows([dataclasses.replace(s, key=prefix + s.key) for s in samples])
+    found, path = manifest.read(teacher), teacher / logits_name("train")
+    assert found is not None
+    logits_nc, trained_on = torch.zeros(len(foreign), classes), torch.ones(len(foreign), dtype=torch.bool)
+    write_logits(path, logits_nc, foreign, "train", view="centre", trained_on=trained_on)
+    manifest.commit(teacher, found.kind, found.settings, found.inputs, found.files)
+    remove(root / "targets")
+
+    with pytest.raises(error, match=f"{path} {problem}"):
         pipeline.run(experiment, ["reduce"], progress=Progress())
 
 
@@ -200,8 +304,30 @@ def test_a_new_teacher_trains_alone_and_makes_a_new_target(undisturbed: Path, tm
 
 
 def test_shards_of_other_settings_are_never_silently_reused(undisturbed: Path) -> None:
+    before = everything(undisturbed)
+
     with pytest.raises(MismatchError, match=r"settings.encoding.crf_rgb = 24; expected 30"):
         pipeline.run(load(undisturbed, "data.encoding.crf_rgb=30"), ["shard"], progress=Progress())
+
+    assert everything(undisturbed) == before
+
+
+def test_shards_are_made_again_where_that_is_asked_for_and_what_follows_is_not(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    root = copy(undisturbed, tmp_path)
+    before = modified(root)
+    changed = load(root, "data.encoding.crf_rgb=30")
+
+    pipeline.run(changed, ["shard"], replace=True, progress=Progress())
+
+    assert ShardSet(root / "shards").encoding.crf_rgb == 30
+    assert made(root)["shards/train-000000.tar"] != made(undisturbed)["shards/train-000000.tar"]
+    assert {path for path, time_ns in modified(root).items() if before.get(path) != time_ns} == set(
+        (root / "shards").iterdir()
+    )
+    with pytest.raises(MismatchError, match=r"was made with inputs.shards = "):
+        pipeline.run(changed, ["teach"], progress=Progress())
 
 
 def test_gpus_that_the_cluster_lacks_are_refused_before_training(undisturbed: Path, tmp_path: Path) -> None:
@@ -245,6 +371,20 @@ def copy(root: Path, folder: Path) -> Path:
     """A copy of a finished run that may be changed."""
     subprocess.run(["cp", "-a", str(root), str(folder / "run")], check=True)
     return folder / "run"
+
+
+def undistilled(root: Path, folder: Path) -> tuple[Path, Path]:
+    """A copy of a finished run in which one student is still to be distilled, and that student's folder."""
+    root = copy(root, folder)
+    student = RunDirectory(root).student(load(root).students[1].id)
+    remove(student)
+    remove(root / "logs")
+    return root, student
+
+
+def starts(log: Path) -> list[dict[str, Any]]:
+    """Where each process that wrote a log ran."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"node"')]
 
 
 def remove(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -67,3 +68,9 @@ def _whereabouts() -> dict[str, Any]:
     import ray
 
     return {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of what an error says, without colours; Ray puts whole tracebacks into its own."""
+    lines = [line for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The only module that schedules on Ray: independent jobs as core tasks, a group of ranks by Ray Train.
+"""The only scheduler on Ray: independent jobs as core tasks, a group of ranks by Ray Train.
 
 State is never only in Ray: every job writes files under the run directory, and a job is started again after
 a crash of its process or node because its files say that it is not done.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ukd_dist.cluster.localnodes import LocalNodes
+from ukd_dist.cluster.ranks import GroupLostError, free_reservations, run_group
+from ukd_dist.cluster.worker import last_line, run_job
 from ukd_dist.config import Cluster, Resources
 from ukd_dist.errors import ResourceError, TrainingError, UkdError
-from ukd_dist.localnodes import LocalNodes
-from ukd_dist.worker import run_job, run_rank
 
 ONE_CPU = Resources(cpus=1)
 _POLL_SECONDS = 0.5
 _REACH_SECONDS = 5.0
-_CONTROLLER_FAILURES = 3  # group starts that time out, 60 s each, before a group counts as failed
 _WINDOW = 2  # tasks submitted beyond those that can run, so that no worker waits for the coordinator
 
 
@@ -144,10 +142,10 @@ class RayCluster:
             self._require(resources, count=workers)  # each time: a node may be gone for good
             try:
                 with _calling(while_waiting):
-                    self._fit(name, function, argument, workers, resources)
+                    run_group(name, function, argument, workers, resources, self._logs)
                 return
-            except _GroupError as error:
-                _free_reservations()
+            except GroupLostError as error:
+                free_reservations()
                 if attempt == self._settings.max_failures:
                     raise TrainingError(
                         f"{name} failed {attempt + 1} times, last: {error}",
@@ -174,7 +172,7 @@ class RayCluster:
             ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             raise ResourceError(
-                f"no Ray cluster at '{address}' ({_last_line(error)})",
+                f"no Ray cluster at '{address}' ({last_line(error)})",
                 expected="one that runs",
                 action="start one (`ray start --head`), or remove cluster.address or RAY_ADDRESS",
             ) from error
@@ -232,84 +230,9 @@ class RayCluster:
                 return Outcome(job, error=cause)
             log = self._logs / f"{job.name}.log"
             failure = TrainingError(
-                f"{job.name} failed: {_last_line(error)}", expected="the job to finish", action=f"see {log}"
+                f"{job.name} failed: {last_line(error)}", expected="the job to finish", action=f"see {log}"
             )
             return Outcome(job, error=failure)
-
-    def _fit(
-        self, name: str, function: Callable[[Any], None], argument: Any, workers: int, resources: Resources
-    ) -> None:
-        from ray.exceptions import RayError
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-
-        trainer = TorchTrainer(
-            run_rank,
-            train_loop_config={"log": self._logs / name, "function": function, "argument": argument},
-            torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=resources.gpus > 0,
-                resources_per_worker=_per_worker(resources),
-                placement_strategy="SPREAD",
-            ),
-            run_config=RunConfig(
-                storage_path=str(self._logs / "ray_train"),
-                name=name,
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=_CONTROLLER_FAILURES),
-            ),
-        )
-        try:
-            with _own_interrupt():
-                trainer.fit()
-        except RayError as error:  # its controller died
-            raise _GroupError(_last_line(error)) from error
-        except TrainingFailedError as error:
-            failures = (
-                list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
-            )
-            for failure in failures:
-                cause = getattr(failure, "cause", failure)
-                if isinstance(cause, UkdError):
-                    raise cause from error
-            raise _GroupError(_last_line(failures[0] if failures else error)) from error
-
-
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Ctrl-C as everywhere: Ray Train answers it with its own handler, and keeps that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-def _free_reservations() -> None:
-    """Give back what groups of this process still hold.
-
-    Where a rank is lost while its group starts, Ray Train (2.60) keeps the group's placement group, and with it
-    the ranks that are left; the next start would wait for their CPUs for ever.
-    """
-    import ray
-    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-
-    own = ray.get_runtime_context().get_job_id()  # the end of the id of everything that this process made
-    for group_id, group in placement_group_table().items():
-        if group_id.endswith(own) and group["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group_id)))
-
-
-def _per_worker(resources: Resources) -> dict[str, float]:
-    """What Ray Train reserves for a rank, as Ray names it."""
-    wanted = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": (resources.memory_gib or 0) * 2**30}
-    return {kind: amount for kind, amount in wanted.items() if amount}
 
 
 def _describe(cpus: float, gpus: float, memory_gib: float | None) -> str:
@@ -321,10 +244,6 @@ def _copies(node: dict[str, float], resources: Resources) -> int:
     by_gpus = node["GPU"] / resources.gpus if resources.gpus else math.inf
     by_memory = node["memory"] / (resources.memory_gib * 2**30) if resources.memory_gib else math.inf
     return int(min(node["CPU"] / resources.cpus, by_gpus, by_memory))
-
-
-class _GroupError(Exception):
-    """A group of ranks ended for no reason of its own."""
 
 
 def _reach(address: str) -> None:
@@ -351,8 +270,3 @@ def _calling(function: Callable[[], None]) -> Iterator[None]:
         ended.set()
         thread.join()
         function()
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
