@@ -176,20 +176,23 @@ def wait_until(what: str, condition: Callable[[], bool], seconds: float = 240.0)
 def test_a_run_killed_while_teaching_ends_with_the_bytes_of_an_undisturbed_one(
     undisturbed: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "run"
+    root = copy(undisturbed, tmp_path)
+    for name in ("teachers", "targets", "students", "report"):
+        remove(root / name)
     with running(root) as process:
         wait_until("a checkpoint", lambda: any(root.glob("teachers/*/checkpoint/*/manifest.json")))
         process.kill()
         process.wait()
     states = {m.state for m in read_status(RunDirectory(root), load(root))}
-    assert "interrupted" in states or "pending" in states
-    shards_before = modified(root)
+    assert "interrupted" in states
+    shards_before = {
+        path: time_ns for path, time_ns in modified(root).items() if path.parent.name == "shards"
+    }
 
     again = subprocess.run(command(root), capture_output=True, text=True, timeout=400, check=False)
 
     assert again.returncode == 0, again.stderr
-    kept = {path: time_ns for path, time_ns in modified(root).items() if path.parent.name == "shards"}
-    assert kept == {path: shards_before[path] for path in kept}
+    assert modified(root).items() >= shards_before.items()
     assert made(root) == made(undisturbed)
 
 
@@ -227,14 +230,18 @@ def test_an_interrupted_run_says_so_and_fails(undisturbed: Path, tmp_path: Path)
 def test_a_run_killed_at_ten_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
     undisturbed: Path, tmp_path: Path
 ) -> None:
-    root, moments = tmp_path / "run", random.Random(0)
+    root, moments, killed = tmp_path / "run", random.Random(0), 0
+    first_video = min(path.stat().st_mtime for path in undisturbed.rglob("*.mp4"))
+    seconds = (undisturbed / "stdout.json").stat().st_mtime - first_video
 
     for _ in range(10):
         with running(root) as process, suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=moments.uniform(4.0, 25.0))
+            process.wait(timeout=moments.uniform(0.1, 0.45) * seconds)
             assert process.returncode == 0, said(root).read_text()
+        killed += process.returncode == -signal.SIGKILL
     done = subprocess.run(command(root), capture_output=True, text=True, timeout=400, check=False)
 
+    assert killed >= 5
     assert done.returncode == 0, done.stderr
     assert made(root) == made(undisturbed)
 
