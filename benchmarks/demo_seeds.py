@@ -1,7 +1,8 @@
 """Claim: what the demo's distilled student gains over the undistilled one, over seeds fixed beforehand.
 
 Runs `ukd demo` with seeds 0-4, each with other videos, teachers and students, and pairs the two students of a
-seed. Prints one JSON line and keeps it in benchmarks/results/demo_seeds.json.
+seed. Prints one JSON line and keeps it in benchmarks/results/demo_seeds.json, each run as soon as it ended; runs
+that are there are not repeated: remove the file to measure again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 SEEDS = (0, 1, 2, 3, 4)
 T_975 = {4: 2.776}  # Student's t, two-sided 95%, by degrees of freedom
@@ -21,28 +24,37 @@ RESULT = Path(__file__).parent / "results" / "demo_seeds.json"
 
 
 def main() -> None:
-    runs = [run_demo(seed) for seed in SEEDS]
+    for seed in SEEDS:
+        runs = [run for run in kept() if run["seed"] != seed]
+        if len(runs) == len(kept()):  # not measured yet: every run is kept as soon as it is there
+            write([*runs, run_demo(seed)])
+    print(json.dumps(record(kept())))
+
+
+def kept() -> list[dict[str, Any]]:
+    return json.loads(RESULT.read_text())["runs"] if RESULT.is_file() else []
+
+
+def write(runs: list[dict[str, Any]]) -> None:
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(record(runs), indent=1) + "\n")
+
+
+def record(runs: list[dict[str, Any]]) -> dict[str, Any]:
     differences = [100 * (run["students"]["ukd"] - run["students"]["baseline"]) for run in runs]
-    mean, margin = interval(differences)
-    record = {
+    whole = len(runs) == len(SEEDS)
+    mean, margin = interval(differences) if whole else (None, None)
+    return {
         "claim": "paired top-1 difference of the UKD student to the undistilled one, demo, seeds 0-4",
         "command": "python benchmarks/demo_seeds.py",
-        "commit": output("git", "rev-parse", "--short", "HEAD"),
         "hardware": f"{os.cpu_count()} cores, {cpu_model()}, no GPU",
-        "difference_points": {"mean": round(mean, 2), "margin_95": round(margin, 2)},
-        "differences_points": [round(d, 2) for d in differences],
-        "seconds": {
-            "median": statistics.median(r["seconds"] for r in runs),
-            "all": [r["seconds"] for r in runs],
-        },
+        "difference_points": {"mean": mean, "margin_95": margin},
+        "differences_points": differences,
         "runs": runs,
     }
-    print(json.dumps(record))
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def run_demo(seed: int) -> dict[str, object]:
+def run_demo(seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -54,11 +66,15 @@ def run_demo(seed: int) -> dict[str, object]:
             "--seed",
             str(seed),
         ]
+        began = time.monotonic()
         printed = json.loads(output(*command, "--json"))
+        seconds = round(time.monotonic() - began, 1)
     results = printed["results"]
     clips = results[0]["clips"]
     return {
         "seed": seed,
+        "commit": output("git", "rev-parse", "--short", "HEAD"),
+        "seconds": seconds,
         "test_clips": clips,
         "teachers": {
             f"{r['name']}-{r['modality']}": round(r["top1"], 4) for r in results if r["kind"] == "teacher"
