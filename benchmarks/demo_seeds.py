@@ -1,8 +1,8 @@
 """Claim: what the demo's distilled student gains over the undistilled one, over seeds fixed beforehand.
 
 Runs `ukd demo` with seeds 0-4, each with other videos, teachers and students, and pairs the two students of a
-seed. Prints one JSON line and keeps it in benchmarks/results/demo_seeds.json, each run as soon as it ended; runs
-that are there are not repeated: remove the file to measure again.
+seed. Prints one JSON line and keeps it in benchmarks/results/demo_seeds.json, each run as soon as it ends;
+a run that is there is not repeated: remove the file to measure again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ RESULT = Path(__file__).parent / "results" / "demo_seeds.json"
 
 def main() -> None:
     for seed in SEEDS:
-        runs = [run for run in kept() if run["seed"] != seed]
-        if len(runs) == len(kept()):  # not measured yet: every run is kept as soon as it is there
-            write([*runs, run_demo(seed)])
+        if seed not in {run["seed"] for run in kept()}:
+            write([*kept(), run_demo(seed)])
     print(json.dumps(record(kept())))
 
 
