@@ -56,6 +56,8 @@ class Context:
             if not self.replace:
                 raise
             _log.warning("making %s again: %s", directory, error.problem)
+            # The manifest first: a kill in between must not leave it over files that are gone.
+            (directory / manifest.FILENAME).unlink(missing_ok=True)
             shutil.rmtree(directory)
         return False
 
