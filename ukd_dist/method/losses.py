@@ -32,6 +32,7 @@ def distillation_loss(
     alpha: float,
     temperature: float,
     space: Space,
+    mean_entropies_n: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> DistillationLoss:
     """Returns alpha * CE + (1 - alpha) * tau^2 * KL(target^tau || p^tau), means over the batch.
@@ -46,6 +47,8 @@ def distillation_loss(
         alpha: Share of the cross entropy, 0 to 1; the paper's is 0.5.
         temperature: tau, > 0.
         space: Whether the target is `logits` or `probs`.
+        mean_entropies_n: Of an AVG-1 target: `Assembly.mean_entropies`, [n]. The KL is then Eq. 4's, the mean
+            over teachers of each one's divergence; its gradient is that of the mean's (Eq. 5).
         label_smoothing: Passed to torch's cross entropy, 0 to 1.
 
     Returns:
@@ -58,12 +61,14 @@ def distillation_loss(
     _check(student_logits_nc, target_nc, alpha, temperature, space)
     logits_nc = student_logits_nc.to(torch.promote_types(student_logits_nc.dtype, torch.float32))
     ce = cross_entropy(logits_nc, labels_n, label_smoothing=label_smoothing)
-    kl = _softened_kl(logits_nc, target_nc.detach(), temperature, space).to(ce.dtype)
+    kl = _softened_kl(logits_nc, target_nc.detach(), temperature, space, mean_entropies_n).to(ce.dtype)
     return DistillationLoss(alpha * ce + (1.0 - alpha) * kl, ce, kl)
 
 
-def _softened_kl(logits_nc: Tensor, target_nc: Tensor, temperature: float, space: Space) -> Tensor:
-    """Returns tau^2 * KL(target^tau || p^tau), the batch's mean, float64 (Eq. 3 and 10).
+def _softened_kl(
+    logits_nc: Tensor, target_nc: Tensor, temperature: float, space: Space, mean_entropies_n: Tensor | None
+) -> Tensor:
+    """Returns tau^2 * KL(target^tau || p^tau), the batch's mean, float64: Eq. 3 and 10, or with entropies Eq. 4.
 
     In float64 because at tau = 60 both distributions are nearly uniform: their logarithms cancel to 1e-3 or
     less, and tau^2 = 3600 makes of float32's rounding an error of the size of 1e-3.
@@ -75,7 +80,11 @@ def _softened_kl(logits_nc: Tensor, target_nc: Tensor, temperature: float, space
     else:
         # Stored as float32, a row sums to 1 within 1e-7 only, which tau^2 would turn into a KL below 0.
         q_nc = target_nc.double()
-        kl = kl_div(log_p_nc, q_nc / q_nc.sum(dim=1, keepdim=True), reduction="batchmean")
+        q_nc = q_nc / q_nc.sum(dim=1, keepdim=True)
+        if mean_entropies_n is None:
+            kl = kl_div(log_p_nc, q_nc, reduction="batchmean")
+        else:
+            kl = -(q_nc * log_p_nc).sum(dim=1).mean() - mean_entropies_n.detach().double().mean()
     return temperature**2 * kl
 
 

@@ -48,6 +48,20 @@ def row_sums(values: Tensor) -> Tensor:
     return values[..., 0]
 
 
+def softened(shifted_nc: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax of what `less_row_max` gives, divided by a temperature or not.
+
+    Args:
+        shifted_nc: float64 [n, C], the largest of each row 0.
+
+    Returns:
+        The probabilities, a new float64 [n, C], and the sums of exp that they were divided by, [n].
+    """
+    probs_nc = shifted_nc.exp()
+    total_n = row_sums(probs_nc.clone())
+    return probs_nc.div_(total_n.unsqueeze(1)), total_n
+
+
 def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) -> None:
     """Refuses logits and labels that cannot be weighed.
 
