@@ -20,6 +20,7 @@ from ukd_dist.config import (
     Data,
     Evaluate,
     ExperimentFile,
+    Selection,
     Student,
     Target,
     Teacher,
@@ -150,16 +151,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         )
     )
     _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
-    ids = tuple(t.id for t in teachers)
-    targets = {
-        name: TargetMember(
-            f"{name}-{digest(target.model_dump(mode='json', exclude_defaults=True), sorted(ids))}",
-            name,
-            target,
-            ids,
-        )
-        for name, target in file.targets.items()
-    }
+    targets = {name: _target(name, target, teachers, where) for name, target in file.targets.items()}
     runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
     students = tuple(_student(run, targets, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
@@ -177,6 +169,29 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         cluster=file.cluster,
         document=resolved.model_dump(mode="json"),
     )
+
+
+def _target(name: str, target: Target, fleet: tuple[TeacherMember, ...], where: str) -> TargetMember:
+    ids = _selected(target.teachers, fleet)
+    if not ids or (target.method == "single" and len(ids) > 1):
+        raise UsageError(
+            f"{where}: targets.{name}.teachers selects {len(ids)} of {len(fleet)} teachers",
+            expected="exactly one, since the method is single" if ids else "at least one",
+            action=f"select among {', '.join(member.id for member in fleet[:5])}{', ...' * (len(fleet) > 5)}",
+        )
+    own = target.model_dump(mode="json", exclude_defaults=True, exclude={"teachers"})
+    return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids)
+
+
+def _selected(selection: Selection, fleet: tuple[TeacherMember, ...]) -> tuple[str, ...]:
+    named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed")}
+    ids = [
+        member.id
+        for member in fleet
+        if all(getattr(member.settings, field) in values for field, values in named.items() if values)
+        and (not selection.id or member.id in selection.id)
+    ]
+    return tuple(ids[: selection.count])
 
 
 def _student(run: Student, targets: dict[str, TargetMember], where: str) -> StudentMember:
