@@ -299,6 +299,9 @@ class Cluster(Settings):
     )
     max_failures: int = Field(3, ge=0, description="times that a lost process is started again")
     reduce_rows: int = Field(4096, ge=1, description="rows that one task of the reduction assembles")
+    keep_sums: bool = Field(
+        True, description="keep each target's running sums: one of a teacher more or less then costs one"
+    )
     metrics_port: int | None = Field(
         0, ge=0, le=65535, description="of the exporter; 0: a free one; null: none"
     )

@@ -8,6 +8,7 @@ of features) is a further tensor over rows.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.manifest import write_atomically
 
 METADATA = "ukd_dist"
-LOGITS, TARGET, TRAINED_ON = "logits", "target", "trained_on"
+LOGITS, TARGET, TRAINED_ON, MEAN_ENTROPY = "logits", "target", "trained_on", "mean_entropy"
 
 
 def logits_name(split: SplitName) -> str:
@@ -62,9 +63,26 @@ def write_logits(
     _write(path, tensors, rows, {"split": split, "view": view})
 
 
-def write_target(path: Path, target_nc: torch.Tensor, rows: Rows, description: dict[str, Any]) -> None:
-    """Write the target of every training row, float32 `[rows, classes]`."""
-    _write(path, {TARGET: target_nc}, rows, {"split": "train", "target": description})
+def write_target(
+    path: Path,
+    target_nc: torch.Tensor,
+    rows: Rows,
+    description: dict[str, Any],
+    mean_entropies_n: torch.Tensor | None = None,
+) -> None:
+    """Write the target of every training row.
+
+    Args:
+        path: The file.
+        target_nc: float32 `[rows, classes]`.
+        rows: The training rows.
+        description: The target's settings.
+        mean_entropies_n: Of AVG-1, float64 `[rows]`, nats: what its loss needs beside the target.
+    """
+    tensors = {TARGET: target_nc}
+    if mean_entropies_n is not None:
+        tensors[MEAN_ENTROPY] = mean_entropies_n
+    _write(path, tensors, rows, {"split": "train", "target": description})
 
 
 @dataclass(frozen=True)
@@ -74,22 +92,29 @@ class RowArray:
     Attributes:
         path: The file.
         tensor: Name of the tensor.
-        shape: Rows and classes.
+        shape: Rows, and classes where there are any.
+        itemsize: Bytes of one value.
     """
 
     path: Path
     tensor: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, as stored."""
+        return math.prod(self.shape[1:]) * self.itemsize
 
     def read(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
-        """Rows `begin` to `end`, `[end - begin, classes]`; only their bytes are read."""
+        """Rows `begin` to `end`; only their bytes are read."""
         with safe_open(self.path, framework="pt") as file:
             block: torch.Tensor = file.get_slice(self.tensor)[begin : self.shape[0] if end is None else end]
         return block
 
 
-def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes: int) -> RowArray:
-    """Open logits or targets for reading.
+def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes: int | None) -> RowArray:
+    """Open logits or targets for reading; without classes, an array of one value a row.
 
     Raises:
         DataError: The file is missing or damaged, or has another class count.
@@ -98,7 +123,8 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            shape = tuple(file.get_slice(tensor).get_shape())
+            array = file.get_slice(tensor)
+            shape, itemsize = tuple(array.get_shape()), array[:0].element_size()
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing",
@@ -117,13 +143,14 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
             expected=f"the {len(rows)} {split} rows of this run's shards, in their order",
             action="remove its member to make it again from these shards",
         )
-    if shape != (len(rows), num_classes):
+    wanted = (len(rows),) if num_classes is None else (len(rows), num_classes)
+    if shape != wanted:
         raise DataError(
             f"{path} has shape {list(shape)}",
-            expected=f"{[len(rows), num_classes]}: rows, classes",
+            expected=f"{list(wanted)}: rows, classes",
             action="remove its member to make it again from these shards",
         )
-    return RowArray(path, tensor, (shape[0], shape[1]))
+    return RowArray(path, tensor, shape, itemsize)
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, Any]) -> None:

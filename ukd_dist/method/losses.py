@@ -68,7 +68,7 @@ def distillation_loss(
 def _softened_kl(
     logits_nc: Tensor, target_nc: Tensor, temperature: float, space: Space, mean_entropies_n: Tensor | None
 ) -> Tensor:
-    """Returns tau^2 * KL(target^tau || p^tau), the batch's mean, float64: Eq. 3 and 10, or with entropies Eq. 4.
+    """Returns tau^2 * KL(target^tau || p^tau), the batch's mean (Eq. 3, 10; Eq. 4 with entropies), float64.
 
     In float64 because at tau = 60 both distributions are nearly uniform: their logarithms cancel to 1e-3 or
     less, and tau^2 = 3600 makes of float32's rounding an error of the size of 1e-3.

@@ -15,7 +15,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.data.clips import Clips
-from ukd_dist.data.knowledge import TARGET, open_rows
+from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_rows
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import StudentMember, resolved
@@ -128,9 +128,12 @@ def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, devic
     directory = run.target(member.target.id)
     found = manifest.read(directory)
     assert found is not None
-    manifest.verify(directory, found)
-    rows = open_rows(directory / TARGET_FILE, TARGET, shards.rows["train"], "train", len(shards.classes))
-    target_nc = rows.read().to(device)
+    manifest.verify(directory, found, [TARGET_FILE])
+    path, rows = directory / TARGET_FILE, shards.rows["train"]
+    target_nc = open_rows(path, TARGET, rows, "train", len(shards.classes)).read().to(device)
+    entropies_n = None
+    if member.target.settings.method == "avg1":
+        entropies_n = open_rows(path, MEAN_ENTROPY, rows, "train", None).read().to(device)
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
         losses = distillation_loss(
@@ -140,6 +143,7 @@ def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, devic
             alpha=settings.alpha,
             temperature=temperature,
             space=space,
+            mean_entropies_n=None if entropies_n is None else entropies_n[batch.rows_b],
             label_smoothing=settings.label_smoothing,
         )
         return losses._asdict()

@@ -1,0 +1,145 @@
+"""What a task of the reduction does: the running sums of one block of rows over all teachers, and its target.
+
+A task reads its rows of one teacher after another and keeps sums only, so its memory does not grow with the
+number of teachers. Weightings that compare teachers read twice: once for the reference, once for the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, RowArray
+from ukd_dist.data.sums import read_sums, write_sums
+from ukd_dist.errors import DataError, UkdError
+from ukd_dist.method.assembly import Assembly, observe
+from ukd_dist.method.weighting import Weighting
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """One teacher's logits, and on which of its rows it is heard.
+
+    Attributes:
+        logits: `[rows, classes]`.
+        silent: bool `[rows]`, True where it is not heard; None where it is heard everywhere.
+    """
+
+    logits: RowArray
+    silent: RowArray | None = None
+
+    def read(self, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
+        """Logits of rows `begin` to `end`, and where they are heard, bool."""
+        heard_n = None if self.silent is None else ~self.silent.read(begin, end)
+        return self.logits.read(begin, end), heard_n
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of logits, as stored."""
+        return self.logits.row_bytes
+
+
+@dataclass(frozen=True)
+class Work:
+    """The assembly of one target, whichever block.
+
+    Attributes:
+        weighting: How opinions are weighed.
+        num_classes: Classes.
+        add: Teachers to add.
+        remove: Teachers to take out of the sums that it starts from.
+        sums: Folder of the target's sums.
+        digest: Of what is summed.
+    """
+
+    weighting: Weighting
+    num_classes: int
+    add: tuple[Opinion, ...]
+    remove: tuple[Opinion, ...]
+    sums: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows `begin` to `begin + len(labels_n)`.
+
+    Attributes:
+        begin: The first row.
+        labels_n: True classes, int64.
+        base: Sums of these rows to start from, or None to start from zero.
+    """
+
+    begin: int
+    labels_n: Tensor
+    base: Path | None = None
+
+    @property
+    def end(self) -> int:
+        """The row after the last."""
+        return self.begin + len(self.labels_n)
+
+
+def assemble_block(work: Work, block: Block) -> tuple[int, Path, int]:
+    """Assemble one block over all teachers and write its sums and target (a Ray task).
+
+    Returns:
+        The block's first row, the file, and the bytes of logits that were read.
+
+    Raises:
+        DataError: A teacher's logits are damaged or not finite, or nobody speaks of some rows.
+    """
+    torch.set_num_threads(1)
+    reference_n = _reference(work, block)
+    assembly = open_sums(work, block, reference_n)
+    for opinions, apply in ((work.add, assembly.add), (work.remove, assembly.remove)):
+        for opinion in opinions:
+            logits_nc, heard_n = opinion.read(block.begin, block.end)
+            with naming_source(opinion):
+                apply(logits_nc, block.labels_n, heard_n)
+    tensors = {TARGET: assembly.finish(), **assembly.state()}
+    if assembly.entropy is not None:
+        tensors[MEAN_ENTROPY] = assembly.mean_entropies()
+    if reference_n is not None:
+        tensors[REFERENCE] = reference_n
+    read_rows = len(block.labels_n) * (2 if work.weighting.compares else 1)
+    read_bytes = read_rows * sum(o.row_bytes for o in (*work.add, *work.remove))
+    return block.begin, write_sums(work.sums, block.begin, tensors, work.digest), read_bytes
+
+
+def open_sums(work: Work, block: Block, reference_n: Tensor | None) -> Assembly:
+    """The sums that a block starts from: those of its base, or zero."""
+    size = (len(block.labels_n), work.num_classes)
+    assembly = Assembly(work.weighting, *size, first_row=block.begin, reference_n=reference_n)
+    if block.base is not None:
+        assembly.restore(read_sums(block.base))
+    return assembly
+
+
+@contextmanager
+def naming_source(opinion: Opinion) -> Iterator[None]:
+    """Add the file of the logits to an error in their content."""
+    try:
+        yield
+    except UkdError as error:
+        raise DataError(
+            f"{opinion.logits.path}: {error.problem}", expected=error.expected, action=error.action
+        ) from error
+
+
+def _reference(work: Work, block: Block) -> Tensor | None:
+    if not work.weighting.compares:
+        return None
+    reference_n = torch.full((len(block.labels_n),), -torch.inf, dtype=torch.float64)
+    for opinion in work.add:
+        logits_nc, heard_n = opinion.read(block.begin, block.end)
+        with naming_source(opinion):
+            observe(work.weighting, logits_nc, block.labels_n, reference_n, heard_n)
+    return reference_n
