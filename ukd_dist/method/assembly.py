@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.method.fixedpoint import MAX_TERM, MAX_TERMS, ExactSum
-from ukd_dist.method.rows import check_opinion, less_row_max, row_tiles, softened
+from ukd_dist.method.rows import check_opinion
 from ukd_dist.method.weighting import Weighting, entropies
 
 
@@ -199,14 +199,15 @@ class Assembly:
         )
         coefficients = tuple(coefficient_n.mul_(covers_n) for coefficient_n in coefficients)
         self._check_range(logits_nc, coefficients)
-        for rows in row_tiles(*logits_nc.shape):
-            knowledge_nc = _knowledge(self.weighting, logits_nc[rows])
-            for numerator, coefficient_n in zip(self.numerators, coefficients, strict=True):
-                numerator.add(knowledge_nc * coefficient_n[rows, None], sign, rows)
+        temperature = self.weighting.temperature
+        for numerator, coefficient_n in zip(self.numerators, coefficients, strict=True):
+            if temperature is None:
+                numerator.add_logits(logits_nc, coefficient_n, sign)
+            else:
+                numerator.add_probs(logits_nc, temperature, coefficient_n, sign)
         if self.entropy is not None:
-            assert self.weighting.temperature is not None
-            entropy_n = entropies(logits_nc, labels_n, self.weighting.temperature)
-            self.entropy.add(entropy_n.mul_(covers_n), sign)
+            assert temperature is not None
+            self.entropy.add(entropies(logits_nc, labels_n, temperature) * covers_n, sign)
         for denominator, coefficient_n in zip(self.denominators, coefficients, strict=True):
             denominator.add(coefficient_n, sign)
         self.opinions = opinions_n
@@ -257,9 +258,15 @@ class Assembly:
             )
 
     def _check_range(self, logits_nc: Tensor, coefficients: tuple[Tensor, ...]) -> None:
+        if len(logits_nc) == 0:
+            return
+        in_logits = self.weighting.space == "logits"
+        largest = max(1.0, -float(logits_nc.min()), float(logits_nc.max())) if in_logits else 1.0
         for coefficient_n in coefficients:
+            if float(coefficient_n.max()) * largest < MAX_TERM:
+                continue  # so is every row's own
             largest_n = coefficient_n
-            if self.weighting.space == "logits":
+            if in_logits:
                 largest_n = coefficient_n * logits_nc.abs().amax(dim=1).clamp(min=1.0)
             if (largest_n >= MAX_TERM).any():
                 row = int(largest_n.argmax())
@@ -303,13 +310,6 @@ class Assembly:
                 expected="at least one opinion on every row",
                 action="add a teacher that covers them",
             )
-
-
-def _knowledge(weighting: Weighting, logits_nc: Tensor) -> Tensor:
-    """Returns what Eq. 9 weighs and sums, float64 [n, C]: z, or softmax(z / tau)."""
-    if weighting.temperature is None:
-        return logits_nc.detach().to(torch.float64)
-    return softened(less_row_max(logits_nc).div_(weighting.temperature))[0]
 
 
 def _never_added() -> DataError:

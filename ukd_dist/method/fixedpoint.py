@@ -10,15 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ukd_dist.method import kernels
+from ukd_dist.method.rows import as_array
+
 HIGH_BITS = 14
 LOW_BITS = 43
 MAX_TERM = 2.0**29
 MAX_TERMS = 2**20 - 1
-
-# Adding 1.5 * 2^52 rounds a float64 of less than 2^51 to an integer, which then stands in its lowest bits:
-# the conversion to int64 is a subtraction of integers, several times as fast as torch's own.
-_ROUNDING = 1.5 * 2.0**52
-_ROUNDING_BITS = int(torch.tensor(_ROUNDING, dtype=torch.float64).view(torch.int64))
 
 
 class ExactSum:
@@ -34,18 +32,32 @@ class ExactSum:
     def __init__(self, *shape: int) -> None:
         self.limbs = torch.zeros(2, *shape, dtype=torch.int64)
 
-    def add(self, terms: Tensor, sign: int = 1, rows: slice = slice(None)) -> None:
-        """Adds sign * terms to some of the first dimension's rows.
+    def add(self, terms: Tensor, sign: int = 1) -> None:
+        """Adds sign * terms.
 
         Args:
-            terms: float64, of the shape of those rows, each |x| < 2^29; overwritten.
+            terms: float64, of the sum's shape, each |x| < 2^29.
             sign: 1 or -1.
-            rows: Which rows.
         """
-        for limb, bits in zip(self.limbs, (HIGH_BITS, LOW_BITS), strict=True):
-            rounded = terms.mul_(2.0**bits).add(_ROUNDING)
-            terms.sub_(rounded.sub(_ROUNDING))
-            limb[rows].add_(rounded.view(torch.int64).sub_(_ROUNDING_BITS), alpha=sign)
+        scaled = terms * 2.0**HIGH_BITS
+        high = scaled.round()
+        low = ((scaled - high) * 2.0**LOW_BITS).round()
+        self.limbs[0].add_(high.to(torch.int64), alpha=sign)
+        self.limbs[1].add_(low.to(torch.int64), alpha=sign)
+
+    def add_logits(self, logits_nc: Tensor, weights_n: Tensor, sign: int = 1) -> None:
+        """Adds sign * w z: as `add` of the products.
+
+        Args:
+            logits_nc: float16, float32 or float64 [n, C], the sum's shape.
+            weights_n: w, float64 [n]; |w z| < 2^29.
+            sign: 1 or -1.
+        """
+        kernels.add_logits(*self._limbs(), as_array(logits_nc), weights_n.numpy(), sign)
+
+    def add_probs(self, logits_nc: Tensor, temperature: float, weights_n: Tensor, sign: int = 1) -> None:
+        """Adds sign * w softmax(z / temperature); arguments as in `add_logits`."""
+        kernels.add_probs(*self._limbs(), as_array(logits_nc), temperature, weights_n.numpy(), sign)
 
     def merge(self, other: ExactSum) -> None:
         """Adds another sum of the same shape."""
@@ -58,3 +70,6 @@ class ExactSum:
         """
         high, low = self.limbs[0], self.limbs[1]
         return high.double() * 2.0**-HIGH_BITS + low.double() * 2.0 ** -(HIGH_BITS + LOW_BITS)
+
+    def _limbs(self) -> tuple[kernels.Array, kernels.Array]:
+        return self.limbs[0].numpy(), self.limbs[1].numpy()

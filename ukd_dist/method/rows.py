@@ -1,65 +1,20 @@
-"""Rows of logits: what they must be, and arithmetic that treats each by itself.
-
-A row gives the same bytes in whatever block of rows it comes and at any number of threads. Hence only
-element-wise operations, maxima and `row_sums` here: the order in which torch's own sums add depends on the
-shape of the block (along the first dimension) or on the number of threads (along a long last one).
-"""
+"""Rows of logits: what they must be before anything is computed from them, and how kernels take them."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ukd_dist.errors import DataError
+from ukd_dist.method.kernels import Array
 
 MAX_LOGIT = 2.0**29
-_TILE_ELEMENTS = 1 << 17  # 1 MiB of float64: a tile stays in a core's cache, and calls cost little beside it
 
 
-def row_tiles(num_rows: int, num_classes: int) -> Iterator[slice]:
-    """Yields consecutive slices of rows, each small enough for a core's cache."""
-    step = max(1, _TILE_ELEMENTS // num_classes)
-    for start in range(0, num_rows, step):
-        yield slice(start, min(start + step, num_rows))
-
-
-def less_row_max(logits_nc: Tensor) -> Tensor:
-    """Returns the logits less the largest of their row, float64 [n, C], so that no exp of them overflows."""
-    shifted_nc = logits_nc.detach().to(torch.float64, copy=True)
-    return shifted_nc.sub_(shifted_nc.amax(dim=1, keepdim=True))
-
-
-def row_sums(values: Tensor) -> Tensor:
-    """Sums over the last dimension by adding its right half to its left until one column is left.
-
-    Args:
-        values: float64 [..., C]; overwritten.
-
-    Returns:
-        The sums [...]; each row's additions are the same ones in any block.
-    """
-    width = values.shape[-1]
-    while width > 1:
-        half = width // 2
-        values[..., :half] += values[..., width - half : width]
-        width -= half
-    return values[..., 0]
-
-
-def softened(shifted_nc: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax of what `less_row_max` gives, divided by a temperature or not.
-
-    Args:
-        shifted_nc: float64 [n, C], the largest of each row 0.
-
-    Returns:
-        The probabilities, a new float64 [n, C], and the sums of exp that they were divided by, [n].
-    """
-    probs_nc = shifted_nc.exp()
-    total_n = row_sums(probs_nc.clone())
-    return probs_nc.div_(total_n.unsqueeze(1)), total_n
+def as_array(logits_nc: Tensor) -> Array:
+    """Returns the logits as the kernels take them: float32 or float64, in rows."""
+    logits_nc = logits_nc.detach()
+    return (logits_nc.float() if logits_nc.dtype == torch.float16 else logits_nc).contiguous().numpy()
 
 
 def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) -> None:

@@ -5,8 +5,8 @@ teachers can be weighed one at a time, anywhere and in any order; those of `best
 teacher with the others, through a reference that is the largest of one score over all teachers. Left out:
 normalising over the teachers of a video, which is `assembly`'s division.
 
-A row's weight is the same bytes in whatever block of rows it comes and at any number of threads: all that is
-computed over a row's classes is computed by `rows`.
+All that is computed over a row's classes is computed by `kernels`: a row's weight is the same bytes in
+whatever block of rows it comes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,8 @@ import torch
 from torch import Tensor
 
 from ukd_dist.errors import UsageError
-from ukd_dist.method.rows import (
-    check_num_classes,
-    check_opinion,
-    less_row_max,
-    row_sums,
-    row_tiles,
-    softened,
-)
+from ukd_dist.method import kernels
+from ukd_dist.method.rows import as_array, check_num_classes, check_opinion
 
 Method = Literal["pkd", "gtd", "avg", "avg1", "single", "best", "entropy", "confidence"]
 Space = Literal["logits", "probs"]
@@ -244,24 +238,15 @@ def entropies(logits_nc: Tensor, labels_n: Tensor, temperature: float = 1.0) -> 
     """
     check_opinion(logits_nc, labels_n)
     entropy_n = torch.empty(len(logits_nc), dtype=torch.float64)
-    for rows in row_tiles(*logits_nc.shape):
-        shifted_nc = less_row_max(logits_nc[rows]).div_(temperature)
-        probs_nc, total_n = softened(shifted_nc)
-        # H = log(total) - sum p z', of terms that are never negative.
-        entropy_n[rows] = total_n.log() - row_sums(probs_nc.mul_(shifted_nc))
+    kernels.entropies(as_array(logits_nc), temperature, entropy_n.numpy())
     return entropy_n
 
 
 def _cross_entropies(logits_nc: Tensor, labels_n: Tensor, *, on_label: float, on_every: float) -> Tensor:
     """Returns logsumexp(z) - on_label * z_label - on_every * sum(z), float64 [n]; shares that sum to 1."""
     ce_n = torch.empty(len(logits_nc), dtype=torch.float64)
-    for rows in row_tiles(*logits_nc.shape):
-        shifted_nc = less_row_max(logits_nc[rows])
-        label_n = shifted_nc.gather(1, labels_n[rows, None]).squeeze(1)
-        logsumexp_n = row_sums(shifted_nc.exp()).log()
-        ce_n[rows] = logsumexp_n - on_label * label_n
-        if on_every:
-            ce_n[rows] -= on_every * row_sums(shifted_nc)
+    labels = labels_n.contiguous().numpy()
+    kernels.cross_entropies(as_array(logits_nc), labels, on_label, on_every, ce_n.numpy())
     return ce_n
 
 

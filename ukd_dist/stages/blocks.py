@@ -20,7 +20,7 @@ from ukd_dist.errors import DataError, UkdError
 from ukd_dist.method.assembly import Assembly, observe
 from ukd_dist.method.weighting import Weighting
 
-REFERENCE = "reference"
+REFERENCE, TOTALS = "reference", "totals"
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Work:
         remove: Teachers to take out of the sums that it starts from.
         sums: Folder of the target's sums.
         digest: Of what is summed.
+        keep: Write the sums too, for other targets to start from; else what is finished of them.
     """
 
     weighting: Weighting
@@ -65,6 +66,7 @@ class Work:
     remove: tuple[Opinion, ...]
     sums: Path
     digest: str
+    keep: bool
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Block:
 
 
 def assemble_block(work: Work, block: Block) -> tuple[int, Path, int]:
-    """Assemble one block over all teachers and write its sums and target (a Ray task).
+    """Assemble one block over all teachers and write its target and sums (a Ray task).
 
     Returns:
         The block's first row, the file, and the bytes of logits that were read.
@@ -97,21 +99,31 @@ def assemble_block(work: Work, block: Block) -> tuple[int, Path, int]:
         DataError: A teacher's logits are damaged or not finite, or nobody speaks of some rows.
     """
     torch.set_num_threads(1)
-    reference_n = _reference(work, block)
-    assembly = open_sums(work, block, reference_n)
+    assembly, read_bytes = assemble(work, block)
+    tensors = {TARGET: assembly.finish(), TOTALS: torch.stack(assembly.totals(), dim=1)}
+    if assembly.entropy is not None:
+        tensors[MEAN_ENTROPY] = assembly.mean_entropies()
+    if assembly.reference_n is not None:
+        tensors[REFERENCE] = assembly.reference_n
+    if work.keep:
+        tensors |= assembly.state()
+    return block.begin, write_sums(work.sums, block.begin, tensors, work.digest), read_bytes
+
+
+def assemble(work: Work, block: Block) -> tuple[Assembly, int]:
+    """The sums of one block over all teachers, and the bytes of logits that were read for them.
+
+    Raises:
+        DataError: A teacher's logits are damaged or not finite.
+    """
+    assembly = open_sums(work, block, _reference(work, block))
     for opinions, apply in ((work.add, assembly.add), (work.remove, assembly.remove)):
         for opinion in opinions:
             logits_nc, heard_n = opinion.read(block.begin, block.end)
             with naming_source(opinion):
                 apply(logits_nc, block.labels_n, heard_n)
-    tensors = {TARGET: assembly.finish(), **assembly.state()}
-    if assembly.entropy is not None:
-        tensors[MEAN_ENTROPY] = assembly.mean_entropies()
-    if reference_n is not None:
-        tensors[REFERENCE] = reference_n
     read_rows = len(block.labels_n) * (2 if work.weighting.compares else 1)
-    read_bytes = read_rows * sum(o.row_bytes for o in (*work.add, *work.remove))
-    return block.begin, write_sums(work.sums, block.begin, tensors, work.digest), read_bytes
+    return assembly, read_rows * sum(o.row_bytes for o in (*work.add, *work.remove))
 
 
 def open_sums(work: Work, block: Block, reference_n: Tensor | None) -> Assembly:

@@ -7,7 +7,7 @@ rows. What comes out is a table for people; no later stage reads it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ukd_dist.data.knowledge import TARGET
 from ukd_dist.data.sums import read_sums
 from ukd_dist.method.weighting import entropies
-from ukd_dist.stages.blocks import REFERENCE, Block, Opinion, Work, open_sums
+from ukd_dist.stages.blocks import REFERENCE, TOTALS, Block, Opinion, Work
 
 MOST_ROWS = 65_536
 
@@ -53,7 +53,7 @@ def tally_block(opinions: Sequence[Opinion], work: Work, sums: Path, block: Bloc
     torch.set_num_threads(1)
     tensors = read_sums(sums)
     reference_n = tensors.get(REFERENCE)
-    totals = open_sums(work, replace(block, base=sums), reference_n).totals()
+    totals = tensors[TOTALS].unbind(dim=1)
     labels_n, chosen_n = block.labels_n, tensors[TARGET].argmax(dim=1)
 
     def by_class(values_n: Tensor) -> Tensor:

@@ -78,7 +78,8 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     if context.finished(directory, "target", settings, inputs):
         return
     weighting = weighting_of(target.settings)
-    rows_per_block = context.experiment.cluster.reduce_rows
+    cluster = context.experiment.cluster
+    rows_per_block = cluster.reduce_rows
     begins = range(0, len(shards.rows["train"]), rows_per_block)
     base = None if weighting.compares else nearest_base(context.run, settings, inputs, begins)
     work = Work(
@@ -87,7 +88,8 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
         add=_opinions(context, base.add if base else target.teachers, target.settings, shards),
         remove=_opinions(context, base.remove if base else (), target.settings, shards),
         sums=directory / SUMS,
-        digest=digest(settings, inputs),
+        digest=digest(settings, inputs, cluster.keep_sums),
+        keep=cluster.keep_sums,
     )
     labels_n = torch.from_numpy(shards.rows["train"].labels)
     blocks = [
