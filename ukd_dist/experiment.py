@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ukd_dist.agreement import check_view, common_views
 from ukd_dist.config import (
     NO_TARGETS,
     Cluster,
@@ -24,6 +25,7 @@ from ukd_dist.config import (
     Target,
     Teacher,
     Training,
+    Views,
 )
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
@@ -40,12 +42,13 @@ class TeacherMember:
 
 @dataclass(frozen=True)
 class TargetMember:
-    """A target: its id, its settings, and the teachers it is assembled from."""
+    """A target: its id, its settings, the teachers it is assembled from, and what all of them saw."""
 
     id: str
     name: str
     settings: Target
     teachers: tuple[str, ...]
+    views: Views
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class StudentMember:
     id: str
     settings: Student
     target: TargetMember | None
+
+    @property
+    def stored_views(self) -> Views | None:
+        """The views that it sees and gets targets of, or None where it sees free crops."""
+        return self.target.views if self.target and self.settings.view == "stored" else None
 
 
 @dataclass(frozen=True)
@@ -143,25 +151,28 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         }
     )
     inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
+    views = {"views": data.views.model_dump()}
     teachers = tuple(
         TeacherMember(f"{t.arch}-{t.modality}-s{t.seed}-{digest(content(t))}", t)
         for t in expand(
-            Teacher, file.teachers.fleet, file.teachers.defaults, inherited, where, "teachers.fleet"
+            Teacher, file.teachers.fleet, file.teachers.defaults, inherited | views, where, "teachers.fleet"
         )
     )
     _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
     ids = tuple(t.id for t in teachers)
+    fleet = {t.id: t.settings for t in teachers}
     targets = {
         name: TargetMember(
             f"{name}-{digest(target.model_dump(mode='json', exclude_defaults=True), sorted(ids))}",
             name,
             target,
             ids,
+            common_views(name, fleet, where),
         )
         for name, target in file.targets.items()
     }
     runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
-    students = tuple(_student(run, targets, where) for run in runs)
+    students = tuple(_student(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
     _check_modalities(data, [*(t.settings for t in teachers), *(s.settings for s in students)], where)
     _check_fusion(file.evaluate, students, where)
@@ -179,7 +190,9 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     )
 
 
-def _student(run: Student, targets: dict[str, TargetMember], where: str) -> StudentMember:
+def _student(
+    run: Student, targets: dict[str, TargetMember], fleet: dict[str, Teacher], where: str
+) -> StudentMember:
     if run.targets != NO_TARGETS and run.targets not in targets:
         raise UsageError(
             f"{where}: student '{run.name}' learns from unknown targets '{run.targets}'",
@@ -202,6 +215,7 @@ def _student(run: Student, targets: dict[str, TargetMember], where: str) -> Stud
                 action="remove the student's",
             )
         run = run.model_copy(update={"temperature": own or run.temperature})
+        check_view(run, target.views, {teacher: fleet[teacher] for teacher in target.teachers}, where)
     suffix = digest(content(run), target.id if target else None)
     return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target)
 

@@ -8,6 +8,7 @@ of features) is a further tensor over rows.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ukd_dist.config import Views
 from ukd_dist.data.shards import Rows, SplitName
 from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.manifest import write_atomically
@@ -35,22 +37,22 @@ def logits_path(member: Path, split: SplitName) -> Path:
 
 
 def write_logits(
-    path: Path, logits_nc: torch.Tensor, rows: Rows, split: SplitName, *, view: str, trained_on: torch.Tensor
+    path: Path, logits: torch.Tensor, rows: Rows, split: SplitName, *, view: str, trained_on: torch.Tensor
 ) -> None:
     """Write the logits of every row.
 
     Args:
         path: The file.
-        logits_nc: float32 or float16 `[rows, classes]`.
+        logits: float32 or float16 `[rows, classes]`, of random views `[rows, views, classes]`.
         rows: The split's samples.
         split: Which split.
-        view: What of each video was seen, for example `centre`.
+        view: What of each video was seen, `config.Views.name`.
         trained_on: bool `[rows]`, True where the network was trained on the row.
 
     Raises:
         DataError: A logit is not finite.
     """
-    finite = torch.isfinite(logits_nc).all(dim=1)
+    finite = torch.isfinite(logits).flatten(1).all(dim=1)
     if not finite.all():
         first = int((~finite).nonzero()[0])
         raise DataError(
@@ -58,13 +60,15 @@ def write_logits(
             expected="finite logits",
             action="train with a lower learning rate",
         )
-    tensors = {LOGITS: logits_nc.contiguous(), TRAINED_ON: trained_on}
+    tensors = {LOGITS: logits.contiguous(), TRAINED_ON: trained_on}
     _write(path, tensors, rows, {"split": split, "view": view})
 
 
-def write_target(path: Path, target_nc: torch.Tensor, rows: Rows, description: dict[str, Any]) -> None:
-    """Write the target of every training row, float32 `[rows, classes]`."""
-    _write(path, {TARGET: target_nc}, rows, {"split": "train", "target": description})
+def write_target(
+    path: Path, target: torch.Tensor, rows: Rows, description: dict[str, Any], *, view: str
+) -> None:
+    """Write the target of every training row, float32, of the shape and view of its teachers' logits."""
+    _write(path, {TARGET: target}, rows, {"split": "train", "view": view, "target": description})
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,17 @@ class RowArray:
     Attributes:
         path: The file.
         tensor: Name of the tensor.
-        shape: Rows and classes.
+        shape: Rows and classes; of random views rows, views and classes.
+        view: What of each video the array speaks of, `config.Views.name`.
     """
 
     path: Path
     tensor: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+    view: str
 
     def read(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
-        """Rows `begin` to `end`, `[end - begin, classes]`; only their bytes are read."""
+        """Rows `begin` to `end`, `[end - begin, ...]`; only their bytes are read."""
         with safe_open(self.path, framework="pt") as file:
             block: torch.Tensor = file.get_slice(self.tensor)[begin : self.shape[0] if end is None else end]
         return block
@@ -117,13 +123,35 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
             expected=f"the {len(rows)} {split} rows of this run's shards, in their order",
             action="remove its member to make it again from these shards",
         )
-    if shape != (len(rows), num_classes):
+    view = str(metadata.get("view", Views().name))
+    views = Views.named(view)
+    expected = {"rows": len(rows), "classes": num_classes}
+    if views is not None and views.kind == "random":
+        expected = {"rows": len(rows), "views": views.count, "classes": num_classes}
+    if shape != tuple(expected.values()):
         raise DataError(
             f"{path} has shape {list(shape)}",
-            expected=f"{[len(rows), num_classes]}: rows, classes",
+            expected=f"{list(expected.values())}: {', '.join(expected)}",
             action="remove its member to make it again from these shards",
         )
-    return RowArray(path, tensor, (shape[0], shape[1]))
+    return RowArray(path, tensor, shape, view)
+
+
+def common_view(arrays: Sequence[RowArray]) -> str:
+    """The view that all of them speak of.
+
+    Raises:
+        MismatchError: Two speak of different ones; names both.
+    """
+    first, *others = arrays
+    for other in others:
+        if other.view != first.view:
+            raise MismatchError(
+                f"{other.path} speaks of view {other.view}, {first.path} of {first.view}",
+                expected="the same view in all logits of a target",
+                action="select teachers of one view, or make their logits again",
+            )
+    return first.view
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, Any]) -> None:

@@ -105,8 +105,10 @@ def train_student(work: Work) -> None:
     with recorder:
         train(
             engine,
-            _objective(run, member, shards, device),
-            lambda epochs: training_clips(shards, settings, epochs, device, engine.rank, settings.workers),
+            objective_of(run, member, shards, device),
+            lambda epochs: training_clips(
+                shards, settings, epochs, device, engine.rank, settings.workers, member.stored_views
+            ),
             settings,
             rows=shards.rows["train"],
             directory=directory,
@@ -119,7 +121,14 @@ def train_student(work: Work) -> None:
         manifest.commit(directory, "student", resolved(settings), inputs, [WEIGHTS, HISTORY], summary)
 
 
-def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device) -> Objective:
+def objective_of(
+    run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device
+) -> Objective:
+    """What a student minimises; its target is the row's, or of several stored views that of the one it sees.
+
+    Raises:
+        DataError: The target is damaged.
+    """
     settings = member.settings
     if member.target is None:
         return supervised(settings)
@@ -130,13 +139,13 @@ def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, devic
     assert found is not None
     manifest.verify(directory, found)
     rows = open_rows(directory / TARGET_FILE, TARGET, shards.rows["train"], "train", len(shards.classes))
-    target_nc = rows.read().to(device)
+    target = rows.read().to(device)
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
         losses = distillation_loss(
             logits_nc,
             batch.labels_b,
-            target_nc[batch.rows_b],
+            target[batch.rows_b] if target.ndim == 2 else target[batch.rows_b, batch.views_b],
             alpha=settings.alpha,
             temperature=temperature,
             space=space,

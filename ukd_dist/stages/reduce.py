@@ -14,7 +14,15 @@ import torch
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.config import Target
-from ukd_dist.data.knowledge import LOGITS, RowArray, logits_name, logits_path, open_rows, write_target
+from ukd_dist.data.knowledge import (
+    LOGITS,
+    RowArray,
+    common_view,
+    logits_name,
+    logits_path,
+    open_rows,
+    write_target,
+)
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import TargetMember, resolved
@@ -31,7 +39,7 @@ def reduce(context: Context) -> None:
 
     Raises:
         DataError: A teacher is not finished, or its logits are damaged or do not fit.
-        MismatchError: Logits speak of other videos.
+        MismatchError: Logits speak of other videos, or the teachers of a target of different views.
     """
     for target in context.experiment.targets:
         _reduce_one(context, target)
@@ -44,8 +52,8 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     settings = target.settings.model_dump(mode="json")
     if context.finished(directory, "target", settings, inputs):
         return
-    target_nc = _assemble(context, target, shards)
-    write_target(directory / TARGET_FILE, target_nc, shards.rows["train"], settings)
+    view, assembled = _assemble(context, target, shards)
+    write_target(directory / TARGET_FILE, assembled, shards.rows["train"], settings, view=view)
     manifest.commit(directory, "target", settings, inputs, [TARGET_FILE], {"teachers": list(target.teachers)})
 
 
@@ -65,13 +73,15 @@ def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dic
     return digests
 
 
-def _assemble(context: Context, target: TargetMember, shards: ShardSet) -> torch.Tensor:
+def _assemble(context: Context, target: TargetMember, shards: ShardSet) -> tuple[str, torch.Tensor]:
+    """What the teachers' logits saw of each video, and the target of it."""
     rows = shards.rows["train"]
     directories = [context.run.teacher(teacher) for teacher in target.teachers]
     sources = [
         open_rows(logits_path(directory, "train"), LOGITS, rows, "train", len(shards.classes))
         for directory in directories
     ]
+    view = common_view(sources)
     weighting = weighting_of(target.settings)
     step = context.experiment.cluster.reduce_rows
     labels_n = torch.from_numpy(rows.labels)
@@ -95,7 +105,7 @@ def _assemble(context: Context, target: TargetMember, shards: ShardSet) -> torch
                     done[outcome.job.name], read_bytes = outcome.value
                     recorder.count("ukd_reduce_logits_bytes_total", read_bytes)
                 bar.advance()
-    return torch.cat([done[name] for name in blocks])
+    return view, torch.cat([done[name] for name in blocks])
 
 
 def weighting_of(settings: Target) -> Weighting:
@@ -122,21 +132,25 @@ def assemble_block(
     """Assemble rows `begin` to `begin + len(labels_n)` over all teachers (a Ray task).
 
     Returns:
-        The target, float32 `[rows, classes]`, and the bytes of logits that were read.
+        The target, float32 of the logits' shape, each view of a row by itself, and the bytes of logits that
+        were read.
 
     Raises:
         DataError: A teacher's logits are not finite; names its file.
     """
     torch.set_num_threads(1)
-    assembly = Assembly(weighting, len(labels_n), sources[0].shape[1], first_row=begin)
+    *views, num_classes = sources[0].shape[1:]
+    num_views = views[0] if views else 1
+    repeated_n = labels_n.repeat_interleave(num_views)
+    assembly = Assembly(weighting, len(repeated_n), num_classes, first_row=begin * num_views)
     read_bytes = 0
     for source in sources:
-        logits_nc = source.read(begin, begin + len(labels_n))
+        logits_nc = source.read(begin, begin + len(labels_n)).reshape(-1, num_classes)
         try:
-            assembly.add(logits_nc, labels_n)
+            assembly.add(logits_nc, repeated_n)
         except UkdError as error:
             raise DataError(
                 f"{source.path}: {error.problem}", expected=error.expected, action=error.action
             ) from error
         read_bytes += logits_nc.numel() * logits_nc.element_size()
-    return assembly.finish(), read_bytes
+    return assembly.finish().reshape(len(labels_n), *views, num_classes), read_bytes
