@@ -89,13 +89,15 @@ class Views(Settings):
     @classmethod
     def named(cls, name: str) -> Views | None:
         """The views of that `name`, or None where it is none of ours: logits from elsewhere may say so."""
-        if name == "centre":
-            return cls()
-        if mean := re.fullmatch(r"mean-(\d+)x([13])", name):
-            return cls(kind="mean", clips=int(mean[1]), crops=3 if mean[2] == "3" else 1)
-        if random := re.fullmatch(r"random-(\d+)-s(\d+)", name):
-            return cls(kind="random", clips=int(random[1]), seed=int(random[2]))
-        return None
+        given: dict[str, Any] = {"kind": name}
+        if mean := re.fullmatch(r"mean-(\d+)x(\d+)", name):
+            given = {"kind": "mean", "clips": int(mean[1]), "crops": int(mean[2])}
+        elif random := re.fullmatch(r"random-(\d+)-s(\d+)", name):
+            given = {"kind": "random", "clips": int(random[1]), "seed": int(random[2])}
+        try:
+            return cls.model_validate(given)
+        except ValueError:
+            return None
 
 
 class Encoding(Settings):

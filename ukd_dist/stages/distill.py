@@ -134,6 +134,7 @@ def objective_of(
         return supervised(settings)
     assert settings.temperature is not None
     temperature, space = settings.temperature, member.target.settings.space
+    each_view = member.target.views.kind == "random"
     directory = run.target(member.target.id)
     found = manifest.read(directory)
     assert found is not None
@@ -142,10 +143,11 @@ def objective_of(
     target = rows.read().to(device)
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
+        seen = (batch.rows_b, batch.views_b) if each_view else (batch.rows_b,)
         losses = distillation_loss(
             logits_nc,
             batch.labels_b,
-            target[batch.rows_b] if target.ndim == 2 else target[batch.rows_b, batch.views_b],
+            target[seen],
             alpha=settings.alpha,
             temperature=temperature,
             space=space,
