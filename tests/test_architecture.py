@@ -18,6 +18,7 @@ PACKAGE = REPOSITORY / "ukd_dist"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 VOCABULARY = {
+    "agreement",
     "errors",
     "config",
     "document",

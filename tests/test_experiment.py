@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ukd_dist import pipeline
-from ukd_dist.config import ExperimentFile, Student, Teacher
+from ukd_dist.config import ExperimentFile, Student, Teacher, Views
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment, load, parse
 from ukd_dist.settings import Settings
@@ -210,6 +211,11 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
             ["evaluate.fusion.two=[ukd, baseline]", "students.runs.0.seed=1"],
             "evaluate.fusion.two: ukd and baseline have no seed in common",
         ),
+        (["data.views.clips=3"], "data.views: clips 3 with kind: centre, which has no use for it; expected"),
+        (["data.views={kind: mean, clips: 2, seed: 4}"], "data.views: seed 4 with kind: mean, which has no"),
+        (["data.views={kind: random, crops: 3}"], "data.views: crops 3 with kind: random, which has no use"),
+        (["data.views={kind: mean}"], "data.views: kind: mean of one view; expected several clips or crops"),
+        (["students.runs.0.view=stored"], "students.runs[0]: view: stored without targets; expected view: f"),
         (["teachers.fleet.0.seed=1"], "teachers.fleet[0]: 'seed' is given by the entry and by its grid"),
         (["teachers.fleet.0.grid={seed: 1}"], "teachers.fleet[0]: grid is {'seed': 1}; expected a mapping"),
         (["teachers.fleet.0.grid={seed: []}"], "teachers.fleet[0]: grid is {'seed': []}; expected a mapping"),
@@ -219,6 +225,101 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
 )
 def test_a_contradiction_is_named(overrides: list[str], problem: str) -> None:
     assert answer(*overrides).startswith(f"study.yaml: {problem}")
+
+
+RANDOM = "data.views={kind: random, clips: 4, seed: 2}"
+STORED = "students.runs.1.view=stored"
+
+
+def test_a_student_of_free_crops_cannot_learn_from_targets_of_single_views() -> None:
+    assert answer(RANDOM) == (
+        "study.yaml: student 'ukd' sees free crops, and target 'ukd' speaks of 4 stored views of a video, "
+        "each by itself (random-4-s2); expected view: stored; "
+        "set it, or change data.views.kind to centre or mean"
+    )
+
+
+def test_a_student_cannot_see_views_whose_logits_were_averaged() -> None:
+    assert answer("data.views={kind: mean, clips: 10, crops: 3}", STORED) == (
+        "study.yaml: student 'ukd' is to see stored views, and target 'ukd' holds their mean only "
+        "(mean-10x3); expected logits of single views; "
+        "set view: free, or change data.views.kind to random or centre"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("frames", "8", "8, the teacher's 16"),
+        ("stride", "1", "1, the teacher's 2"),
+        ("size", "56", "56, the teacher's 64"),
+        ("short_side", "[64, 90]", "(64, 90), the teacher's (64, 80)"),
+        ("gamma", "1.5", "1.5, the teacher's 2.0"),
+        ("flip", "false", "False, the teacher's True"),
+    ],
+)
+def test_a_student_cannot_see_its_teachers_views_with_another_clip(
+    field: str, value: str, shown: str
+) -> None:
+    teacher = study(RANDOM, STORED).teachers[0].id
+    assert answer(RANDOM, STORED, f"students.runs.1.clip.{field}={value}") == (
+        f"study.yaml: student 'ukd' is to see what teacher {teacher} saw, and its clip.{field} is {shown}; "
+        f"expected equal clips with view: stored; give both the same clip.{field}, or set view: free"
+    )
+
+
+def test_teachers_of_one_target_see_the_same_views() -> None:
+    override = "teachers.fleet.1.views={kind: mean, clips: 4}"
+    assert re.fullmatch(
+        r"study.yaml: target 'ukd' mixes views: teacher slowfast_tiny-rgb-s0-\w+ sees centre, "
+        r"teacher x3d_tiny-rgb-s3-\w+ mean-4x1; expected the same views of all its teachers; "
+        r"give them the same views, or let data.views hold for all",
+        answer(override),
+    )
+
+
+def test_a_teachers_own_views_beat_those_of_the_data() -> None:
+    found = study(
+        "data.views={kind: mean, clips: 4}",
+        "teachers.fleet.1.views.crops=3",
+        "targets={}",
+        "students.runs.1={name: ukd, targets: none}",
+    )
+    assert [t.settings.views.name for t in found.teachers] == ["mean-4x1"] * 4 + ["mean-4x3"]
+
+
+def test_a_student_sees_the_views_of_its_targets_teachers_only_where_it_says_so() -> None:
+    assert [s.stored_views for s in study().students] == [None, None]
+    assert [s.stored_views for s in study(RANDOM, STORED).students] == [
+        None,
+        Views(kind="random", clips=4, seed=2),
+    ]
+    assert study(STORED).students[1].stored_views == Views()
+
+
+VIEWS = (
+    st.just(Views())
+    | st.builds(Views, kind=st.just("random"), clips=st.integers(1, 500), seed=st.integers(0, 2**40))
+    | st.builds(Views, kind=st.just("mean"), clips=st.integers(2, 500), crops=st.sampled_from([1, 3]))
+)
+
+
+@given(VIEWS)
+def test_the_name_of_views_says_all_of_them(views: Views) -> None:
+    assert Views.named(views.name) == views
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "center", "mean", "mean-4", "mean-4x2", "mean-1x1", "random-4", "random-4-s0 ", "random-0-s0"],
+)
+def test_other_names_are_views_of_elsewhere(name: str) -> None:
+    assert Views.named(name) is None
+
+
+@given(VIEWS)
+def test_no_random_views_are_evaluated(views: Views) -> None:
+    assert views.evaluated == (Views() if views.kind == "random" else views)
 
 
 @pytest.mark.parametrize(
@@ -318,11 +419,12 @@ OTHER = {
     "name": "other",
     "alpha": 0.9,
     "temperature": 5.0,
+    "view": "stored",
     "workers": 2,
 }
 
 
-@pytest.mark.parametrize("field", sorted(Teacher.model_fields.keys() - {"resources"}))
+@pytest.mark.parametrize("field", sorted(Teacher.model_fields.keys() - {"resources", "views"}))
 def test_every_setting_of_a_teacher_but_its_resources_changes_its_id(field: str) -> None:
     changed = study(f"teachers.fleet.1.{field}={json.dumps(OTHER[field])}")
     assert [a == b for a, b in zip(teacher_ids(changed), teacher_ids(study()), strict=True)] == [
@@ -336,6 +438,30 @@ def test_every_setting_of_a_student_but_its_resources_changes_its_id(field: str)
     changed = study(f"students.runs.1.{field}={json.dumps(OTHER[field])}")
     assert changed.students[0].id == study().students[0].id
     assert changed.students[1].id != study().students[1].id
+
+
+@pytest.mark.parametrize("view", ["{kind: mean, clips: 3}", "{kind: mean, crops: 3}"])
+def test_other_views_change_every_teacher_and_what_is_made_of_them(view: str) -> None:
+    before, after = study(), study(f"data.views={view}")
+    assert set(teacher_ids(before)).isdisjoint(teacher_ids(after))
+    assert {t.id for t in before.targets}.isdisjoint(t.id for t in after.targets)
+    assert [a.id == b.id for a, b in zip(before.students, after.students, strict=True)] == [True, False]
+
+
+def test_ids_of_an_earlier_version_are_kept_where_nothing_is_said_of_views() -> None:
+    """A new setting at its default renames nobody's directory."""
+    assert members(study()) == [
+        "slowfast_tiny-rgb-s0-e5227272",
+        "slowfast_tiny-rgb-s1-29b98d90",
+        "slowfast_tiny-flow-s0-29ff06c3",
+        "slowfast_tiny-flow-s1-4205ba46",
+        "x3d_tiny-rgb-s3-a4f10623",
+        "ukd-281ed799",
+        "avg2-189dbe20",
+        "baseline-s3-a58131e4",
+        "ukd-s3-8ac041b4",
+    ]
+    assert members(study("data.views={kind: centre}", "students.defaults.view=free")) == members(study())
 
 
 def test_a_student_of_other_targets_has_another_id() -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ukd_dist import pipeline
 from ukd_dist.cli import app
+from ukd_dist.config import Views
 from ukd_dist.metrics import CATALOGUE
 
 HOME = Path(__file__).parents[1]
@@ -34,6 +35,12 @@ def commands(document: str) -> list[str]:
     blocks = [line.strip().partition("  #")[0] for line in text.splitlines() if line.startswith("    ")]
     inline = re.findall(r"`((?:ukd|make) [^`]+)`", text)
     return [c for c in (*blocks, *inline) if re.match(r"(ukd|make) ", c)]
+
+
+def test_the_views_of_the_documents_are_views() -> None:
+    written = re.findall(r"^\| `(\{kind: .*?\})`", (HOME / "docs/running.md").read_text(), re.MULTILINE)
+    views = [Views.model_validate(yaml.safe_load(text)) for text in written]
+    assert [v.name for v in views] == ["centre", "mean-10x3", "random-4-s0"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -6,6 +6,7 @@ Settings never come from environment variables.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,62 @@ class Clip(Settings):
                 action="lower size, or raise short_side",
             )
         return self
+
+
+class Views(Settings):
+    """What of a video a teacher's stored logits speak of: its centre, a mean over views, or several views."""
+
+    kind: Literal["centre", "mean", "random"] = Field(
+        "centre", description="centre: one view; mean: of the logits over views; random: each view by itself"
+    )
+    clips: int = Field(1, ge=1, description="mean: clips spread over a video; random: views of a video")
+    crops: Literal[1, 3] = Field(1, description="mean: crops of each clip along the long side")
+    seed: int = Field(0, ge=0, description="random: seed of the views, whoever the teacher is")
+
+    @model_validator(mode="after")
+    def _kind_uses_what_is_said(self) -> Views:
+        used = {"centre": set[str](), "mean": {"clips", "crops"}, "random": {"clips", "seed"}}[self.kind]
+        for name, unused in (("clips", 1), ("crops", 1), ("seed", 0)):
+            if name not in used and getattr(self, name) != unused:
+                raise SettingsError(
+                    f"{name} {getattr(self, name)} with kind: {self.kind}, which has no use for it",
+                    expected=f"{name} {unused}",
+                    action=f"remove {name}, or change kind",
+                )
+        if self.kind == "mean" and self.count == 1:
+            raise SettingsError(
+                "kind: mean of one view", expected="several clips or crops", action="set kind: centre"
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """Views of a video."""
+        return self.clips * self.crops
+
+    @property
+    def evaluated(self) -> Views:
+        """The views of videos that teach no student: in place of random ones the centre."""
+        return Views() if self.kind == "random" else self
+
+    @property
+    def name(self) -> str:
+        """The views as text, which files of logits and targets carry: centre, mean-10x3, random-4-s0."""
+        details = {"mean": f"-{self.clips}x{self.crops}", "random": f"-{self.clips}-s{self.seed}"}
+        return self.kind + details.get(self.kind, "")
+
+    @classmethod
+    def named(cls, name: str) -> Views | None:
+        """The views of that `name`, or None where it is none of ours: logits from elsewhere may say so."""
+        given: dict[str, Any] = {"kind": name}
+        if mean := re.fullmatch(r"mean-(\d+)x(\d+)", name):
+            given = {"kind": "mean", "clips": int(mean[1]), "crops": int(mean[2])}
+        elif random := re.fullmatch(r"random-(\d+)-s(\d+)", name):
+            given = {"kind": "random", "clips": int(random[1]), "seed": int(random[2])}
+        try:
+            return cls.model_validate(given)
+        except ValueError:
+            return None
 
 
 class Encoding(Settings):
@@ -84,6 +141,9 @@ class Data(Settings):
     codec: Literal["vp9"] = Field("vp9", description="codec of the stored videos")
     encoding: Encoding = Field(default_factory=Encoding, description="size and quality in the shards")
     clip: Clip = Field(default_factory=Clip, description="clips of every network that does not say otherwise")
+    views: Views = Field(
+        default_factory=Views, description="of every teacher that does not say otherwise: what its logits saw"
+    )
     seed: int = Field(0, ge=0, description="seed of the order of samples in the shards")
     max_rejected: float = Field(
         0.01, ge=0, le=1, description="share of damaged videos above which sharding fails"
@@ -172,6 +232,8 @@ class Training(Settings):
 class Teacher(Training):
     """One member of the fleet, after its grid was expanded."""
 
+    views: Views = Field(default_factory=Views, description="default: data.views")
+
 
 class Student(Training):
     """One student run, after its grid was expanded."""
@@ -181,6 +243,11 @@ class Student(Training):
     alpha: float = Field(0.5, ge=0, le=1, description="share of the cross entropy (UKD, Eq. 1)")
     temperature: float | None = Field(
         None, gt=0, description="tau of Eq. 3; a target in probs carries its own"
+    )
+    view: Literal["free", "stored"] = Field(
+        "free",
+        description="free: random crops, with the video's target; stored: the views that its teachers saw, "
+        "each with its own target",
     )
     workers: int = Field(1, ge=1, description="ranks; batch_size is shared equally among them")
 
@@ -202,6 +269,12 @@ class Student(Training):
                 f"temperature {self.temperature:g} without targets",
                 expected="none: no target is softened",
                 action="remove it, or name a target",
+            )
+        if self.targets == NO_TARGETS and self.view == "stored":
+            raise SettingsError(
+                "view: stored without targets",
+                expected="view: free: there are no teachers whose views it could see",
+                action="remove view, or name a target",
             )
         return self
 

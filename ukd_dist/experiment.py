@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ukd_dist.agreement import check_view, common_views
 from ukd_dist.config import (
     NO_TARGETS,
     Cluster,
@@ -25,6 +26,7 @@ from ukd_dist.config import (
     Target,
     Teacher,
     Training,
+    Views,
 )
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
@@ -41,12 +43,13 @@ class TeacherMember:
 
 @dataclass(frozen=True)
 class TargetMember:
-    """A target: its id, its settings, and the teachers it is assembled from."""
+    """A target: its id, its settings, the teachers it is assembled from, and what all of them saw."""
 
     id: str
     name: str
     settings: Target
     teachers: tuple[str, ...]
+    views: Views
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class StudentMember:
     id: str
     settings: Student
     target: TargetMember | None
+
+    @property
+    def stored_views(self) -> Views | None:
+        """The views that it sees and gets targets of, or None where it sees free crops."""
+        return self.target.views if self.target and self.settings.view == "stored" else None
 
 
 @dataclass(frozen=True)
@@ -144,16 +152,18 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         }
     )
     inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
+    views = {"views": data.views.model_dump()}
     teachers = tuple(
         TeacherMember(f"{t.arch}-{t.modality}-s{t.seed}-{digest(content(t))}", t)
         for t in expand(
-            Teacher, file.teachers.fleet, file.teachers.defaults, inherited, where, "teachers.fleet"
+            Teacher, file.teachers.fleet, file.teachers.defaults, inherited | views, where, "teachers.fleet"
         )
     )
     _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
-    targets = {name: _target(name, target, teachers, where) for name, target in file.targets.items()}
+    fleet = {t.id: t.settings for t in teachers}
+    targets = {name: _target(name, target, fleet, where) for name, target in file.targets.items()}
     runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
-    students = tuple(_student(run, targets, where) for run in runs)
+    students = tuple(_student(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
     _check_modalities(data, [*(t.settings for t in teachers), *(s.settings for s in students)], where)
     _check_fusion(file.evaluate, students, where)
@@ -171,30 +181,33 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     )
 
 
-def _target(name: str, target: Target, fleet: tuple[TeacherMember, ...], where: str) -> TargetMember:
+def _target(name: str, target: Target, fleet: dict[str, Teacher], where: str) -> TargetMember:
     ids = _selected(target.teachers, fleet)
     if not ids or (target.method == "single" and len(ids) > 1):
         raise UsageError(
             f"{where}: targets.{name}.teachers selects {len(ids)} of {len(fleet)} teachers",
             expected="exactly one, since the method is single" if ids else "at least one",
-            action=f"select among {', '.join(member.id for member in fleet[:5])}{', ...' * (len(fleet) > 5)}",
+            action=f"select among {', '.join(list(fleet)[:5])}{', ...' * (len(fleet) > 5)}",
         )
     own = target.model_dump(mode="json", exclude_defaults=True, exclude={"teachers"})
-    return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids)
+    views = common_views(name, {id_: fleet[id_] for id_ in ids}, where)
+    return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids, views)
 
 
-def _selected(selection: Selection, fleet: tuple[TeacherMember, ...]) -> tuple[str, ...]:
+def _selected(selection: Selection, fleet: dict[str, Teacher]) -> tuple[str, ...]:
     named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed")}
     ids = [
-        member.id
-        for member in fleet
-        if all(getattr(member.settings, field) in values for field, values in named.items() if values)
-        and (not selection.id or member.id in selection.id)
+        id_
+        for id_, settings in fleet.items()
+        if all(getattr(settings, field) in values for field, values in named.items() if values)
+        and (not selection.id or id_ in selection.id)
     ]
     return tuple(ids[: selection.count])
 
 
-def _student(run: Student, targets: dict[str, TargetMember], where: str) -> StudentMember:
+def _student(
+    run: Student, targets: dict[str, TargetMember], fleet: dict[str, Teacher], where: str
+) -> StudentMember:
     if run.targets != NO_TARGETS and run.targets not in targets:
         raise UsageError(
             f"{where}: student '{run.name}' learns from unknown targets '{run.targets}'",
@@ -217,6 +230,7 @@ def _student(run: Student, targets: dict[str, TargetMember], where: str) -> Stud
                 action="remove the student's",
             )
         run = run.model_copy(update={"temperature": own or run.temperature})
+        check_view(run, target.views, {teacher: fleet[teacher] for teacher in target.teachers}, where)
     suffix = digest(content(run), target.id if target else None)
     return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ukd_dist.config import Views
 from ukd_dist.data.shards import Rows, SplitName
 from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.manifest import write_atomically
@@ -36,22 +38,22 @@ def logits_path(member: Path, split: SplitName) -> Path:
 
 
 def write_logits(
-    path: Path, logits_nc: torch.Tensor, rows: Rows, split: SplitName, *, view: str, trained_on: torch.Tensor
+    path: Path, logits: torch.Tensor, rows: Rows, split: SplitName, *, view: str, trained_on: torch.Tensor
 ) -> None:
     """Write the logits of every row.
 
     Args:
         path: The file.
-        logits_nc: float32 or float16 `[rows, classes]`.
+        logits: float32 or float16 `[rows, classes]`, of random views `[rows, views, classes]`.
         rows: The split's samples.
         split: Which split.
-        view: What of each video was seen, for example `centre`.
+        view: What of each video was seen, `config.Views.name`.
         trained_on: bool `[rows]`, True where the network was trained on the row.
 
     Raises:
         DataError: A logit is not finite.
     """
-    finite = torch.isfinite(logits_nc).all(dim=1)
+    finite = torch.isfinite(logits).flatten(1).all(dim=1)
     if not finite.all():
         first = int((~finite).nonzero()[0])
         raise DataError(
@@ -59,30 +61,33 @@ def write_logits(
             expected="finite logits",
             action="train with a lower learning rate",
         )
-    tensors = {LOGITS: logits_nc.contiguous(), TRAINED_ON: trained_on}
+    tensors = {LOGITS: logits.contiguous(), TRAINED_ON: trained_on}
     _write(path, tensors, rows, {"split": split, "view": view})
 
 
 def write_target(
     path: Path,
-    target_nc: torch.Tensor,
+    target: torch.Tensor,
     rows: Rows,
     description: dict[str, Any],
-    mean_entropies_n: torch.Tensor | None = None,
+    *,
+    view: str,
+    mean_entropies: torch.Tensor | None = None,
 ) -> None:
     """Write the target of every training row.
 
     Args:
         path: The file.
-        target_nc: float32 `[rows, classes]`.
+        target: float32, of the shape of its teachers' logits.
         rows: The training rows.
         description: The target's settings.
-        mean_entropies_n: Of AVG-1, float64 `[rows]`, nats: what its loss needs beside the target.
+        view: What of each video its teachers saw.
+        mean_entropies: Of AVG-1, float64 in nats, one for each row of classes: what its loss needs too.
     """
-    tensors = {TARGET: target_nc}
-    if mean_entropies_n is not None:
-        tensors[MEAN_ENTROPY] = mean_entropies_n
-    _write(path, tensors, rows, {"split": "train", "target": description})
+    tensors = {TARGET: target}
+    if mean_entropies is not None:
+        tensors[MEAN_ENTROPY] = mean_entropies
+    _write(path, tensors, rows, {"split": "train", "view": view, "target": description})
 
 
 @dataclass(frozen=True)
@@ -92,14 +97,16 @@ class RowArray:
     Attributes:
         path: The file.
         tensor: Name of the tensor.
-        shape: Rows, and classes where there are any.
+        shape: Rows, views where they are random, and classes where there are any.
         itemsize: Bytes of one value.
+        view: What of each video the array speaks of, `config.Views.name`.
     """
 
     path: Path
     tensor: str
     shape: tuple[int, ...]
     itemsize: int
+    view: str
 
     @property
     def row_bytes(self) -> int:
@@ -107,14 +114,14 @@ class RowArray:
         return math.prod(self.shape[1:]) * self.itemsize
 
     def read(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
-        """Rows `begin` to `end`; only their bytes are read."""
+        """Rows `begin` to `end`, `[end - begin, ...]`; only their bytes are read."""
         with safe_open(self.path, framework="pt") as file:
             block: torch.Tensor = file.get_slice(self.tensor)[begin : self.shape[0] if end is None else end]
         return block
 
 
 def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes: int | None) -> RowArray:
-    """Open logits or targets for reading; without classes, an array of one value a row.
+    """Open logits or targets for reading; without classes, an array of one value for each row of them.
 
     Raises:
         DataError: The file is missing or damaged, or has another class count.
@@ -143,14 +150,37 @@ def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes
             expected=f"the {len(rows)} {split} rows of this run's shards, in their order",
             action="remove its member to make it again from these shards",
         )
-    wanted = (len(rows),) if num_classes is None else (len(rows), num_classes)
-    if shape != wanted:
+    view = str(metadata.get("view", Views().name))
+    views = Views.named(view)
+    expected = {"rows": len(rows)}
+    if views is not None and views.kind == "random" and tensor != TRAINED_ON:
+        expected["views"] = views.count
+    if num_classes is not None:
+        expected["classes"] = num_classes
+    if shape != tuple(expected.values()):
         raise DataError(
             f"{path} has shape {list(shape)}",
-            expected=f"{list(wanted)}: rows, classes",
+            expected=f"{list(expected.values())}: {', '.join(expected)}",
             action="remove its member to make it again from these shards",
         )
-    return RowArray(path, tensor, shape, itemsize)
+    return RowArray(path, tensor, shape, itemsize, view)
+
+
+def common_view(arrays: Sequence[RowArray]) -> str:
+    """The view that all of them speak of.
+
+    Raises:
+        MismatchError: Two speak of different ones; names both.
+    """
+    first, *others = arrays
+    for other in others:
+        if other.view != first.view:
+            raise MismatchError(
+                f"{other.path} speaks of view {other.view}, {first.path} of {first.view}",
+                expected="the same view in all logits of a target",
+                action="select teachers of one view, or make their logits again",
+            )
+    return first.view
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, Any]) -> None:

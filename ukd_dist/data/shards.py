@@ -138,6 +138,7 @@ class Rows:
         self.keys: list[str] = [s.key for s in samples]
         self.labels: npt.NDArray[np.int64] = np.array([s.label for s in samples], np.int64)
         self.frames: npt.NDArray[np.int64] = np.array([s.frames for s in samples], np.int64)
+        self.portrait: npt.NDArray[np.bool_] = np.array([s.height > s.width for s in samples], np.bool_)
 
     def __len__(self) -> int:
         return len(self.keys)

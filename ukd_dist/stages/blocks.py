@@ -28,7 +28,7 @@ class Opinion:
     """One teacher's logits, and on which of its rows it is heard.
 
     Attributes:
-        logits: `[rows, classes]`.
+        logits: `[rows, classes]` or `[rows, views, classes]`.
         silent: bool `[rows]`, True where it is not heard; None where it is heard everywhere.
     """
 
@@ -36,9 +36,16 @@ class Opinion:
     silent: RowArray | None = None
 
     def read(self, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
-        """Logits of rows `begin` to `end`, and where they are heard, bool."""
-        heard_n = None if self.silent is None else ~self.silent.read(begin, end)
-        return self.logits.read(begin, end), heard_n
+        """Logits of rows `begin` to `end`, a row for each view, and where they are heard, bool."""
+        logits_nc = self.logits.read(begin, end).flatten(0, -2)
+        if self.silent is None:
+            return logits_nc, None
+        return logits_nc, (~self.silent.read(begin, end)).repeat_interleave(self.num_views)
+
+    @property
+    def num_views(self) -> int:
+        """Stored views of each row."""
+        return self.logits.shape[1] if len(self.logits.shape) == 3 else 1
 
     @property
     def row_bytes(self) -> int:
@@ -53,6 +60,7 @@ class Work:
     Attributes:
         weighting: How opinions are weighed.
         num_classes: Classes.
+        num_views: Stored views of a video; each is assembled as a row of its own.
         add: Teachers to add.
         remove: Teachers to take out of the sums that it starts from.
         sums: Folder of the target's sums.
@@ -62,11 +70,16 @@ class Work:
 
     weighting: Weighting
     num_classes: int
+    num_views: int
     add: tuple[Opinion, ...]
     remove: tuple[Opinion, ...]
     sums: Path
     digest: str
     keep: bool
+
+    def labels(self, block: Block) -> Tensor:
+        """True classes of a block's rows, each as often as it has views."""
+        return block.labels_n.repeat_interleave(self.num_views)
 
 
 @dataclass(frozen=True)
@@ -121,15 +134,17 @@ def assemble(work: Work, block: Block) -> tuple[Assembly, int]:
         for opinion in opinions:
             logits_nc, heard_n = opinion.read(block.begin, block.end)
             with naming_source(opinion):
-                apply(logits_nc, block.labels_n, heard_n)
+                apply(logits_nc, work.labels(block), heard_n)
     read_rows = len(block.labels_n) * (2 if work.weighting.compares else 1)
     return assembly, read_rows * sum(o.row_bytes for o in (*work.add, *work.remove))
 
 
 def open_sums(work: Work, block: Block, reference_n: Tensor | None) -> Assembly:
     """The sums that a block starts from: those of its base, or zero."""
-    size = (len(block.labels_n), work.num_classes)
-    assembly = Assembly(work.weighting, *size, first_row=block.begin, reference_n=reference_n)
+    num_rows, first_row = len(block.labels_n) * work.num_views, block.begin * work.num_views
+    assembly = Assembly(
+        work.weighting, num_rows, work.num_classes, first_row=first_row, reference_n=reference_n
+    )
     if block.base is not None:
         assembly.restore(read_sums(block.base))
     return assembly
@@ -149,9 +164,10 @@ def naming_source(opinion: Opinion) -> Iterator[None]:
 def _reference(work: Work, block: Block) -> Tensor | None:
     if not work.weighting.compares:
         return None
-    reference_n = torch.full((len(block.labels_n),), -torch.inf, dtype=torch.float64)
+    labels_n = work.labels(block)
+    reference_n = torch.full((len(labels_n),), -torch.inf, dtype=torch.float64)
     for opinion in work.add:
         logits_nc, heard_n = opinion.read(block.begin, block.end)
         with naming_source(opinion):
-            observe(work.weighting, logits_nc, block.labels_n, reference_n, heard_n)
+            observe(work.weighting, logits_nc, labels_n, reference_n, heard_n)
     return reference_n

@@ -105,8 +105,10 @@ def train_student(work: Work) -> None:
     with recorder:
         train(
             engine,
-            _objective(run, member, shards, device),
-            lambda epochs: training_clips(shards, settings, epochs, device, engine.rank, settings.workers),
+            objective_of(run, member, shards, device),
+            lambda epochs: training_clips(
+                shards, settings, epochs, device, engine.rank, settings.workers, member.stored_views
+            ),
             settings,
             rows=shards.rows["train"],
             directory=directory,
@@ -119,31 +121,40 @@ def train_student(work: Work) -> None:
         manifest.commit(directory, "student", resolved(settings), inputs, [WEIGHTS, HISTORY], summary)
 
 
-def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device) -> Objective:
+def objective_of(
+    run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device
+) -> Objective:
+    """What a student minimises; its target is the row's, or of several stored views that of the one it sees.
+
+    Raises:
+        DataError: The target is damaged.
+    """
     settings = member.settings
     if member.target is None:
         return supervised(settings)
     assert settings.temperature is not None
     temperature, space = settings.temperature, member.target.settings.space
+    each_view = member.target.views.kind == "random"
     directory = run.target(member.target.id)
     found = manifest.read(directory)
     assert found is not None
     manifest.verify(directory, found, [TARGET_FILE])
     path, rows = directory / TARGET_FILE, shards.rows["train"]
-    target_nc = open_rows(path, TARGET, rows, "train", len(shards.classes)).read().to(device)
-    entropies_n = None
+    target = open_rows(path, TARGET, rows, "train", len(shards.classes)).read().to(device)
+    entropies = None
     if member.target.settings.method == "avg1":
-        entropies_n = open_rows(path, MEAN_ENTROPY, rows, "train", None).read().to(device)
+        entropies = open_rows(path, MEAN_ENTROPY, rows, "train", None).read().to(device)
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
+        seen = (batch.rows_b, batch.views_b) if each_view else (batch.rows_b,)
         losses = distillation_loss(
             logits_nc,
             batch.labels_b,
-            target_nc[batch.rows_b],
+            target[seen],
             alpha=settings.alpha,
             temperature=temperature,
             space=space,
-            mean_entropies_n=None if entropies_n is None else entropies_n[batch.rows_b],
+            mean_entropies_n=None if entropies is None else entropies[seen],
             label_smoothing=settings.label_smoothing,
         )
         return losses._asdict()

@@ -27,7 +27,7 @@ class Tally:
     """Sums over rows, by teacher and true class.
 
     Attributes:
-        rows: Rows of each class, float64 [C].
+        rows: Rows of each class, one for each view, float64 [C].
         heard: Rows that the teacher spoke to, [K, C].
         share: Its normalised weights, [K, C]; of a class they sum to `rows` over teachers.
         correct: Rows where its largest logit is the label's, [K, C].
@@ -54,7 +54,7 @@ def tally_block(opinions: Sequence[Opinion], work: Work, sums: Path, block: Bloc
     tensors = read_sums(sums)
     reference_n = tensors.get(REFERENCE)
     totals = tensors[TOTALS].unbind(dim=1)
-    labels_n, chosen_n = block.labels_n, tensors[TARGET].argmax(dim=1)
+    labels_n, chosen_n = work.labels(block), tensors[TARGET].argmax(dim=1)
 
     def by_class(values_n: Tensor) -> Tensor:
         return torch.bincount(labels_n, values_n.double(), work.num_classes)

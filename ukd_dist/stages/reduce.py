@@ -26,6 +26,7 @@ from ukd_dist.data.knowledge import (
     MEAN_ENTROPY,
     TARGET,
     TRAINED_ON,
+    common_view,
     logits_name,
     logits_path,
     open_rows,
@@ -52,7 +53,7 @@ def reduce(context: Context) -> None:
 
     Raises:
         DataError: A teacher is not finished, or its logits are damaged or do not fit.
-        MismatchError: Logits speak of other videos.
+        MismatchError: Logits speak of other videos, or the teachers of a target of different views.
     """
     for target in context.experiment.targets:
         _reduce_one(context, target)
@@ -77,6 +78,8 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     settings = target.settings.model_dump(mode="json", exclude={"teachers"})
     if context.finished(directory, "target", settings, inputs):
         return
+    everyone = _opinions(context, target.teachers, target.settings, shards)
+    view, num_views = common_view([opinion.logits for opinion in everyone]), everyone[0].num_views
     weighting = weighting_of(target.settings)
     cluster = context.experiment.cluster
     rows_per_block = cluster.reduce_rows
@@ -85,6 +88,7 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     work = Work(
         weighting=weighting,
         num_classes=len(shards.classes),
+        num_views=num_views,
         add=_opinions(context, base.add if base else target.teachers, target.settings, shards),
         remove=_opinions(context, base.remove if base else (), target.settings, shards),
         sums=directory / SUMS,
@@ -96,9 +100,8 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
         Block(begin, labels_n[begin : begin + rows_per_block], base.sums[begin] if base else None)
         for begin in begins
     ]
-    everyone = _opinions(context, target.teachers, target.settings, shards)
     sums, tally = _run(context, target, work, blocks, everyone)
-    _write(directory, shards, settings, [sums[begin] for begin in begins])
+    _write(directory, shards, settings, [sums[begin] for begin in begins], view, everyone[0].logits.shape)
     table = describe(tally, target.teachers, shards.classes)
     manifest.write_atomically(directory / OPINIONS, json.dumps(table, indent=1).encode())
     files = [TARGET_FILE, OPINIONS, *_keep(context, directory, sums)]
@@ -143,17 +146,28 @@ def _values(context: Context, jobs: list[Job], bar: Bar) -> Iterator[Any]:
         yield outcome.value
 
 
-def _write(directory: Path, shards: ShardSet, settings: dict[str, Any], sums: list[Path]) -> None:
+def _write(
+    directory: Path,
+    shards: ShardSet,
+    settings: dict[str, Any],
+    sums: list[Path],
+    view: str,
+    shape: tuple[int, ...],
+) -> None:
+    """Join the blocks to a target of the shape of the teachers' logits."""
     blocks = [read_sums(path) for path in sums]
     named = {
-        name: torch.cat([b[name] for b in blocks]) for name in (TARGET, MEAN_ENTROPY) if name in blocks[0]
+        name: torch.cat([block[name] for block in blocks]).reshape(whole)
+        for name, whole in ((TARGET, shape), (MEAN_ENTROPY, shape[:-1]))
+        if name in blocks[0]
     }
     write_target(
         directory / TARGET_FILE,
         named[TARGET],
         shards.rows["train"],
         settings,
-        mean_entropies_n=named.get(MEAN_ENTROPY),
+        view=view,
+        mean_entropies=named.get(MEAN_ENTROPY),
     )
 
 

@@ -10,7 +10,6 @@ from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.data.knowledge import logits_name, logits_path, write_logits
 from ukd_dist.data.shards import SPLITS, ShardSet
-from ukd_dist.data.views import CENTRE
 from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import HISTORY, RunDirectory, read_history
@@ -67,10 +66,11 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
         )
     for split in SPLITS:
         rows = shards.rows[split]
-        logits_nc = infer(model, shards, split, settings, device)
+        views = settings.views if split == "train" else settings.views.evaluated
+        logits = infer(model, shards, split, settings, device, views)
         trained_on = torch.full((len(rows),), split == "train")
         write_logits(
-            logits_path(directory, split), logits_nc, rows, split, view=CENTRE, trained_on=trained_on
+            logits_path(directory, split), logits, rows, split, view=views.name, trained_on=trained_on
         )
     save_weights(model, directory / WEIGHTS)
     files = [WEIGHTS, HISTORY, *map(logits_name, SPLITS)]

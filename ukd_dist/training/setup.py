@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ukd_dist.config import Training
+from ukd_dist.config import Training, Views
 from ukd_dist.data.clips import CHANNELS, Clips, decode_clips
 from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.data.views import evaluation_batches, training_batches
@@ -61,8 +61,9 @@ def training_clips(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    stored: Views | None = None,
 ) -> Iterator[Clips]:
-    """One rank's training clips over some epochs."""
+    """One rank's training clips over some epochs: fresh random views, or those `stored`."""
     batches = training_batches(
         shards.rows["train"].frames,
         settings.clip,
@@ -71,6 +72,7 @@ def training_clips(
         batch_size=settings.batch_size,
         rank=rank,
         world_size=world_size,
+        stored=stored,
     )
     return decode_clips(
         shards,
@@ -85,15 +87,20 @@ def training_clips(
 
 
 def evaluation_clips(
-    shards: ShardSet, split: SplitName, settings: Training, device: torch.device
+    shards: ShardSet,
+    split: SplitName,
+    settings: Training,
+    device: torch.device,
+    views: Views | None = None,
 ) -> Iterator[Clips]:
-    """Every row of a split once, at its centre."""
+    """Every row of a split once in each of its views; default: at its centre."""
+    rows = shards.rows[split]
     return decode_clips(
         shards,
         split,
         settings.modality,
         settings.clip,
-        evaluation_batches(shards.rows[split].frames, settings.clip, settings.batch_size),
+        evaluation_batches(rows.frames, settings.clip, settings.batch_size, views, rows.portrait),
         batch_size=settings.batch_size,
         device=device,
         num_threads=_threads(settings),
