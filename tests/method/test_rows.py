@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
+from tests.method import oracle
 from tests.method.threads import with_threads
 from ukd_dist.errors import DataError
-from ukd_dist.method.rows import check_opinion, row_sums, row_tiles
+from ukd_dist.method.rows import (
+    check_opinion,
+    covered_rows,
+    heard_logits,
+    less_row_max,
+    row_sums,
+    row_tiles,
+    softened,
+)
 
 LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
 
@@ -35,6 +44,32 @@ def test_a_row_sums_to_the_same_bytes_alone_and_among_others(width: int) -> None
 def test_tiles_hold_every_row_once_and_in_order(num_rows: int, num_classes: int) -> None:
     tiles = row_tiles(num_rows, num_classes)
     assert [row for tile in tiles for row in range(tile.start, tile.stop)] == list(range(num_rows))
+
+
+@given(
+    arrays(
+        np.float32, st.tuples(st.integers(1, 4), st.integers(2, 30)), elements=st.floats(-1e4, 1e4, width=32)
+    )
+)
+@settings(deadline=None)
+def test_softened_logits_are_their_softmax(logits: np.ndarray) -> None:
+    shifted_nc = less_row_max(torch.from_numpy(logits))
+    before = shifted_nc.clone()
+    probs_nc, total_n = softened(shifted_nc)
+    np.testing.assert_allclose(probs_nc.numpy(), oracle.softmax(logits.astype(np.float64)), rtol=1e-12)
+    torch.testing.assert_close(total_n, before.exp().sum(dim=1))
+    assert torch.equal(shifted_nc, before)
+
+
+def test_a_teacher_covers_every_row_where_nothing_is_said() -> None:
+    assert covered_rows(None, 3).tolist() == [True, True, True]
+    assert covered_rows(torch.tensor([True, False]), 2).tolist() == [True, False]
+
+
+def test_logits_of_uncovered_rows_are_not_heard() -> None:
+    logits_nc = torch.tensor([[1.0, 2.0], [float("nan"), float("inf")]])
+    assert heard_logits(logits_nc, torch.tensor([True, False])).tolist() == [[1.0, 2.0], [0.0, 0.0]]
+    assert logits_nc[1].isfinite().sum() == 0
 
 
 def test_a_single_class_is_refused() -> None:
