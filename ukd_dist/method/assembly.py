@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.method.fixedpoint import MAX_TERM, MAX_TERMS, ExactSum
-from ukd_dist.method.rows import check_opinion
+from ukd_dist.method.rows import check_opinion, covered_rows, heard_logits
 from ukd_dist.method.weighting import Weighting, entropies
 
 
@@ -24,6 +24,8 @@ def observe(
     labels_n: Tensor,
     reference_n: Tensor,
     covers_n: Tensor | None = None,
+    *,
+    first_row: int = 0,
 ) -> None:
     """Lets the reference of a weighting that compares see one teacher, in any order.
 
@@ -35,12 +37,17 @@ def observe(
         labels_n: True classes, int64 [n].
         reference_n: The largest score so far, float64 [n], -inf at first; raised in place.
         covers_n: Rows that it has an opinion on, bool [n]; all by default.
+        first_row: Number of the block's first row, for messages.
 
     Raises:
-        DataError: If the logits or labels are not what `check_opinion` expects.
+        DataError: If the logits, labels or rows are not as described. The reference is as before then.
     """
-    covers_n = torch.ones(len(labels_n), dtype=torch.bool) if covers_n is None else covers_n
-    scores_n = weighting.scores(logits_nc.masked_fill(~covers_n.unsqueeze(1), 0.0), labels_n)
+    if logits_nc.shape[:-1] != reference_n.shape:
+        raise _of_other_rows(logits_nc, f"[{len(reference_n)}, C], the reference's rows")
+    covers_n = covered_rows(covers_n, len(reference_n))
+    logits_nc = heard_logits(logits_nc, covers_n)
+    check_opinion(logits_nc, labels_n, first_row=first_row)
+    scores_n = weighting.scores(logits_nc, labels_n)
     torch.maximum(reference_n, scores_n.masked_fill_(~covers_n, -torch.inf), out=reference_n)
 
 
@@ -147,17 +154,20 @@ class Assembly:
         The sums stay as they are: more teachers may come afterwards.
 
         Raises:
-            DataError: If no teacher covers a row; the message counts such rows and lists the first ones.
+            DataError: If no teacher covers a row; the message counts such rows and lists the first ones. Of
+                a weighting that compares, also if a row misses the teacher that made its reference: if nobody
+                is best, or the doubts of those who were added sum to less than 1.
         """
         self._check_taught()
         total_nc, total_n = self.numerators[0].value(), self.denominators[0].value().unsqueeze(1)
         if self.weighting.complements:
-            # K >= 2: sum_k (1 - a_k / A) x_k / (K - 1); where A is 0, and for K = 1, the plain mean.
-            doubted_nc, doubts_n = self.numerators[1].value(), self.denominators[1].value().unsqueeze(1)
-            less_nc = torch.where(doubts_n > 0, doubted_nc / doubts_n, total_nc / total_n)
+            # K >= 2: sum_k (1 - a_k / A) x_k / (K - 1); one teacher's opinion is the target itself.
+            less_nc = self.numerators[1].value() / self.denominators[1].value().unsqueeze(1)
             total_nc = torch.where(total_n > 1, total_nc - less_nc, total_nc)
             total_n = (total_n - 1).clamp_(min=1)
-        return (total_nc / total_n).to(torch.float32)
+        target_nc = (total_nc / total_n).to(torch.float32)
+        # A difference of rounded sums: of a probability near 0 it may be below 0, where a KL is NaN.
+        return target_nc if self.weighting.space == "logits" else target_nc.clamp_(min=0)
 
     def mean_entropies(self) -> Tensor:
         """Returns, of `avg1`, the mean entropy of each row's teachers at tau in nats, float64 [n].
@@ -174,14 +184,19 @@ class Assembly:
         return tuple(denominator.value() for denominator in self.denominators)
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the sums as named int64 tensors, rows first: what `restore` takes them back from."""
+        """Returns copies of the sums as named int64 tensors, rows first: what `restore` takes them back from.
+
+        The reference of a weighting that compares is not among them: it is the caller's.
+        """
         named = {f"sum{number}": total.limbs.movedim(0, 1) for number, total in enumerate(self._sums())}
-        return {**named, "opinions": self.opinions}
+        named["opinions"] = self.opinions
+        return {name: value.clone(memory_format=torch.contiguous_format) for name, value in named.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Takes the sums of `state` in place of its own."""
+        """Takes the sums of `state`, which stays as it is, in place of its own."""
         for number, total in enumerate(self._sums()):
-            total.limbs = state[f"sum{number}"].movedim(1, 0).contiguous()
+            limbs = state[f"sum{number}"].movedim(1, 0)
+            total.limbs = limbs.clone(memory_format=torch.contiguous_format)
         self.opinions = state["opinions"].clone()
 
     def _sums(self) -> list[ExactSum]:
@@ -189,8 +204,10 @@ class Assembly:
 
     def _apply(self, sign: int, logits_nc: Tensor, labels_n: Tensor, covers_n: Tensor | None) -> None:
         # Everything is checked before anything is summed: an error leaves the sums as they were.
-        covers_n = self._covers(covers_n)
-        logits_nc = self._heard(logits_nc, covers_n)
+        if list(logits_nc.shape) != self._shape():
+            raise _of_other_rows(logits_nc, f"{self._shape()}, the block's rows and classes")
+        covers_n = covered_rows(covers_n, len(self.opinions))
+        logits_nc = heard_logits(logits_nc, covers_n)
         check_opinion(logits_nc, labels_n, first_row=self.first_row)
         opinions_n = self.opinions + sign * covers_n
         self._check_count(opinions_n)
@@ -211,27 +228,6 @@ class Assembly:
         for denominator, coefficient_n in zip(self.denominators, coefficients, strict=True):
             denominator.add(coefficient_n, sign)
         self.opinions = opinions_n
-
-    def _covers(self, covers_n: Tensor | None) -> Tensor:
-        if covers_n is None:
-            return torch.ones(len(self.opinions), dtype=torch.bool)
-        if covers_n.dtype != torch.bool or covers_n.shape != self.opinions.shape:
-            raise DataError(
-                f"the covered rows are {covers_n.dtype} {list(covers_n.shape)}",
-                expected=f"torch.bool [{len(self.opinions)}]",
-                action="mark for each row of the block whether the teacher covers it",
-            )
-        return covers_n
-
-    def _heard(self, logits_nc: Tensor, covers_n: Tensor) -> Tensor:
-        """Returns the logits with zeros where the teacher has no opinion: not even a NaN is read there."""
-        if list(logits_nc.shape) != self._shape():
-            raise DataError(
-                f"the logits' shape is {list(logits_nc.shape)}",
-                expected=f"{self._shape()}, the block's rows and classes",
-                action="give logits of this data and this block",
-            )
-        return logits_nc if covers_n.all() else logits_nc.masked_fill(~covers_n.unsqueeze(1), 0.0)
 
     def _lead(self, logits_nc: Tensor, labels_n: Tensor, covers_n: Tensor) -> Tensor | None:
         if self.reference_n is None:
@@ -310,6 +306,22 @@ class Assembly:
                 expected="at least one opinion on every row",
                 action="add a teacher that covers them",
             )
+        leaderless_n = self.denominators[-1].value() < 1.0
+        if self.weighting.compares and leaderless_n.any():
+            row = self.first_row + int(leaderless_n.nonzero()[0])
+            raise DataError(
+                f"the teacher that leads in row {row} was observed and not added",
+                expected="a reference of the teachers that are added, and of no other",
+                action="add every teacher that was observed, or observe anew those that are to be added",
+            )
+
+
+def _of_other_rows(logits_nc: Tensor, expected: str) -> DataError:
+    return DataError(
+        f"the logits' shape is {list(logits_nc.shape)}",
+        expected=expected,
+        action="give logits of this data and this block",
+    )
 
 
 def _never_added() -> DataError:

@@ -1,7 +1,7 @@
-"""What a student is trained on: Eq. 1-3 and 10, from its logits, the labels and a stored target.
+"""What a student is trained on: Eq. 1-5 and 10, from its logits, the labels and a stored target.
 
 Whether one teacher or a thousand stand behind the target makes no difference here. Left out: teachers kept in
-memory during training, and the constant by which Eq. 4 exceeds Eq. 5.
+memory during training.
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ def distillation_loss(
         The total and its parts: float32, or float64 if the student's logits are; also under autocast.
 
     Raises:
-        UsageError: If alpha, temperature or space is out of range.
-        DataError: If the target's shape is not the logits'.
+        UsageError: If alpha, temperature or space is out of range, or if there are entropies in `logits`.
+        DataError: If the target's shape is not the logits', or if there is not one entropy a row.
     """
     _check(student_logits_nc, target_nc, alpha, temperature, space)
+    if mean_entropies_n is not None:
+        _check_entropies(mean_entropies_n, len(target_nc), space)
     logits_nc = student_logits_nc.to(torch.promote_types(student_logits_nc.dtype, torch.float32))
     ce = cross_entropy(logits_nc, labels_n, label_smoothing=label_smoothing)
     kl = _softened_kl(logits_nc, target_nc.detach(), temperature, space, mean_entropies_n).to(ce.dtype)
@@ -68,7 +70,7 @@ def distillation_loss(
 def _softened_kl(
     logits_nc: Tensor, target_nc: Tensor, temperature: float, space: Space, mean_entropies_n: Tensor | None
 ) -> Tensor:
-    """Returns tau^2 * KL(target^tau || p^tau), the batch's mean (Eq. 3, 10; Eq. 4 with entropies), float64.
+    """Returns tau^2 * KL(target^tau || p^tau), the batch's mean, float64: Eq. 3, 10 or, with entropies, 4.
 
     In float64 because at tau = 60 both distributions are nearly uniform: their logarithms cancel to 1e-3 or
     less, and tau^2 = 3600 makes of float32's rounding an error of the size of 1e-3.
@@ -106,4 +108,19 @@ def _check(logits_nc: Tensor, target_nc: Tensor, alpha: float, temperature: floa
     if space not in ("logits", "probs"):
         raise UsageError(
             f"space {space!r} is unknown", expected="logits or probs", action="use the target's space"
+        )
+
+
+def _check_entropies(mean_entropies_n: Tensor, num_rows: int, space: str) -> None:
+    if space != "probs":
+        raise UsageError(
+            f"there are mean entropies of a target in space {space!r}",
+            expected="space 'probs': they belong to AVG-1's mean of probabilities at one temperature",
+            action="leave them out, or use an AVG-1 target",
+        )
+    if mean_entropies_n.shape != (num_rows,):
+        raise DataError(
+            f"the mean entropies' shape is {list(mean_entropies_n.shape)}",
+            expected=f"[{num_rows}], one for each video of the batch",
+            action="use the entropies of the target's rows",
         )

@@ -35,6 +35,28 @@ def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) ->
     _check_values(logits_nc, first_row)
 
 
+def covered_rows(covers_n: Tensor | None, num_rows: int) -> Tensor:
+    """Returns which rows a teacher has an opinion on, bool [n]: all where nothing is said.
+
+    Raises:
+        DataError: If what is said is not bool [n].
+    """
+    if covers_n is None:
+        return torch.ones(num_rows, dtype=torch.bool)
+    if covers_n.dtype != torch.bool or covers_n.shape != (num_rows,):
+        raise DataError(
+            f"the covered rows are {covers_n.dtype} {list(covers_n.shape)}",
+            expected=f"torch.bool [{num_rows}]",
+            action="mark for each row of the block whether the teacher covers it",
+        )
+    return covers_n
+
+
+def heard_logits(logits_nc: Tensor, covers_n: Tensor) -> Tensor:
+    """Returns the logits with zeros where the teacher has no opinion: not even a NaN is read there."""
+    return logits_nc if covers_n.all() else logits_nc.masked_fill(~covers_n.unsqueeze(1), 0.0)
+
+
 def check_num_classes(num_classes: int) -> None:
     """Refuses fewer classes than 2.
 

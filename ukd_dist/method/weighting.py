@@ -25,6 +25,7 @@ Method = Literal["pkd", "gtd", "avg", "avg1", "single", "best", "entropy", "conf
 Space = Literal["logits", "probs"]
 
 GTD_FLOOR = 1e-4
+ENTROPY_FLOOR = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,8 @@ class Weighting:
             case "gtd":
                 return (gtd_weights(logits_nc, labels_n, self.floor),)
             case "entropy":
-                return average_weights(logits_nc, labels_n), entropies(logits_nc, labels_n)
+                doubts_n = entropies(logits_nc, labels_n).clamp_(min=ENTROPY_FLOOR)
+                return average_weights(logits_nc, labels_n), doubts_n
             case "best":
                 assert lead_n is not None
                 return ((lead_n == 0.0).double(),)
@@ -144,8 +146,7 @@ class Weighting:
         first_n, *rest = self.coefficients(logits_nc, labels_n, lead_n)
         if not self.complements:
             return first_n / sums[0]
-        share_n = torch.where(sums[1] > 0, rest[0] / sums[1], first_n / sums[0])
-        return torch.where(sums[0] > 1, (1.0 - share_n) / (sums[0] - 1.0), first_n)
+        return torch.where(sums[0] > 1, (1.0 - rest[0] / sums[1]) / (sums[0] - 1.0), first_n)
 
 
 def pkd_weights(logits_nc: Tensor, labels_n: Tensor, h: float) -> Tensor:
@@ -231,7 +232,8 @@ def entropies(logits_nc: Tensor, labels_n: Tensor, temperature: float = 1.0) -> 
     """Returns H(softmax(z / temperature)) in nats, float64 [n].
 
     At temperature 1 what `entropy` weighs by (Kwon et al., Adaptive Knowledge Distillation Based on Entropy,
-    2020): w_k = (1 - H_k / sum_j H_j) / (K - 1).
+    2020, in the form that Zhang et al. compare with): w_k = (1 - H_k / sum_j H_j) / (K - 1). There it counts
+    as at least 1e-8 nat: shares of less would be shares of rounding errors, and 0 / 0 for sure teachers.
 
     Raises:
         DataError: If the logits or labels are not what `check_opinion` expects.
