@@ -70,6 +70,16 @@ class Synthetic(Settings):
     test_clips: int = Field(20, ge=1, description="test videos a class")
 
 
+class Validation(Settings):
+    """Training videos that are held out as a split of their own, for choices."""
+
+    share: float = Field(gt=0, lt=1, description="of the training videos")
+    by: Literal["group", "random"] = Field(
+        "group", description="group: whole recording groups; random: of each class the same share"
+    )
+    seed: int = Field(0, ge=0, description="seed of the choice")
+
+
 class Data(Settings):
     """The videos, their lists, and how shards and clips are made of them."""
 
@@ -80,6 +90,9 @@ class Data(Settings):
         None, description="`label<TAB>class` table; default: mapping_table.txt beside the training list"
     )
     synthetic: Synthetic | None = Field(None, description="sizes and seed of the synthetic videos")
+    validation: Validation | None = Field(
+        None, description="training videos that are held out; null: none, and all are trained on"
+    )
     modalities: tuple[Modality, ...] = Field(("rgb",), min_length=1, description="components of a sample")
     codec: Literal["vp9"] = Field("vp9", description="codec of the stored videos")
     encoding: Encoding = Field(default_factory=Encoding, description="size and quality in the shards")

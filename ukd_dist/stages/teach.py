@@ -9,7 +9,7 @@ import torch
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.data.knowledge import logits_name, logits_path, write_logits
-from ukd_dist.data.shards import SPLITS, ShardSet
+from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.metrics import Recorder
@@ -65,7 +65,7 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
             inputs=inputs,
             recorder=recorder,
         )
-    for split in SPLITS:
+    for split in shards.splits:
         rows = shards.rows[split]
         logits_nc = infer(model, shards, split, settings, device)
         trained_on = torch.full((len(rows),), split == "train")
@@ -73,7 +73,7 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
             logits_path(directory, split), logits_nc, rows, split, view=CENTRE, trained_on=trained_on
         )
     save_weights(model, directory / WEIGHTS)
-    files = [WEIGHTS, HISTORY, *map(logits_name, SPLITS)]
+    files = [WEIGHTS, HISTORY, *map(logits_name, shards.splits)]
     manifest.commit(directory, "teacher", resolved(settings), inputs, files)
 
 
