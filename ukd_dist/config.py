@@ -80,6 +80,16 @@ class Validation(Settings):
     seed: int = Field(0, ge=0, description="seed of the choice")
 
 
+class Folds(Settings):
+    """Parts of the training rows, of which a teacher may leave one out: the same parts for every teacher."""
+
+    count: int = Field(ge=2, description="number of folds")
+    by: Literal["random", "group"] = Field(
+        "random", description="random: every class dealt out evenly; group: whole recording groups"
+    )
+    seed: int = Field(0, ge=0, description="seed of the folds")
+
+
 class Data(Settings):
     """The videos, their lists, and how shards and clips are made of them."""
 
@@ -92,6 +102,9 @@ class Data(Settings):
     synthetic: Synthetic | None = Field(None, description="sizes and seed of the synthetic videos")
     validation: Validation | None = Field(
         None, description="training videos that are held out; null: none, and all are trained on"
+    )
+    folds: Folds | None = Field(
+        None, description="of the training rows, for teachers that leave one out (their `fold`)"
     )
     modalities: tuple[Modality, ...] = Field(("rgb",), min_length=1, description="components of a sample")
     codec: Literal["vp9"] = Field("vp9", description="codec of the stored videos")
@@ -184,6 +197,13 @@ class Training(Settings):
 
 class Teacher(Training):
     """One member of the fleet, after its grid was expanded."""
+
+    fold: int | None = Field(
+        None, ge=0, description="the fold of data.folds that it is not trained on; null: trained on every row"
+    )
+    folds: Folds | None = Field(
+        None, description="data.folds, filled in where fold is set: no others are taken"
+    )
 
 
 class Student(Training):

@@ -20,6 +20,7 @@ from ukd_dist.config import (
     Data,
     Evaluate,
     ExperimentFile,
+    Folds,
     Student,
     Target,
     Teacher,
@@ -124,8 +125,12 @@ def content(settings: Training) -> dict[str, Any]:
 
 
 def resolved(settings: Training) -> dict[str, Any]:
-    """What a manifest or checkpoint records of a training: as `content`, with every default."""
-    return settings.model_dump(mode="json", exclude={"resources"})
+    """What a manifest or checkpoint records of a training: as `content`, with every default.
+
+    Of folds nothing is recorded where none is left out, as before there were folds.
+    """
+    whole = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
+    return settings.model_dump(mode="json", exclude={"resources", *whole})
 
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
@@ -144,7 +149,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     )
     inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
     teachers = tuple(
-        TeacherMember(f"{t.arch}-{t.modality}-s{t.seed}-{digest(content(t))}", t)
+        _teacher(t, data.folds, where)
         for t in expand(
             Teacher, file.teachers.fleet, file.teachers.defaults, inherited, where, "teachers.fleet"
         )
@@ -177,6 +182,30 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         cluster=file.cluster,
         document=resolved.model_dump(mode="json"),
     )
+
+
+def _teacher(settings: Teacher, folds: Folds | None, where: str) -> TeacherMember:
+    fold, name = settings.fold, f"{settings.arch}-{settings.modality}-s{settings.seed}"
+    if settings.folds not in (None, folds):
+        raise UsageError(
+            f"{where}: teacher {name} has folds of its own",
+            expected="those of data.folds, the same for every teacher",
+            action="remove its folds",
+        )
+    if fold is None:
+        settings = settings.model_copy(update={"folds": None})
+        return TeacherMember(f"{name}-{digest(content(settings))}", settings)
+    if folds is None or fold >= folds.count:
+        has = f"data.folds.count is {folds.count}" if folds else "there is no data.folds"
+        raise UsageError(
+            f"{where}: teacher {name} leaves out fold {fold}, but {has}",
+            expected=f"a fold from 0 to {folds.count - 1}"
+            if folds
+            else "data.folds: {count: 5}, or another count",
+            action="correct its fold, or data.folds" if folds else "add data.folds, or remove its fold",
+        )
+    settings = settings.model_copy(update={"folds": folds})
+    return TeacherMember(f"{name}-f{fold}-{digest(content(settings))}", settings)
 
 
 def _student(run: Student, targets: dict[str, TargetMember], where: str) -> StudentMember:

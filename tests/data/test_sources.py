@@ -176,6 +176,14 @@ def test_without_a_validation_split_the_digest_is_that_of_before_there_was_one(l
     assert read_source(listing.write(GOOD)).digest() == digest
 
 
+def test_folds_that_the_list_cannot_give_are_refused(listing: Listing) -> None:
+    listing.write(several_groups(listing))
+    folds = {"count": 3, "by": "group"}
+    assert len(read_source(listing.data(folds=folds)).train) == 6
+    with pytest.raises(UsageError, match=r"class 'Run' keeps 1 of its 2 recording groups where fold \d of 2"):
+        read_source(listing.data(folds={**folds, "count": 2}, validation={"share": 0.3}))
+
+
 def test_the_digest_tells_another_validation_split_apart(listing: Listing) -> None:
     listing.write(several_groups(listing))
     wanted = [None, *({"share": 0.3, "seed": seed} for seed in range(4))]

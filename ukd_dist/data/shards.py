@@ -138,6 +138,7 @@ class Rows:
     def __init__(self, samples: list[Sample]) -> None:
         self.keys: list[str] = [s.key for s in samples]
         self.labels: npt.NDArray[np.int64] = np.array([s.label for s in samples], np.int64)
+        self.groups: list[str] = [s.group for s in samples]
         self.frames: npt.NDArray[np.int64] = np.array([s.frames for s in samples], np.int64)
 
     def __len__(self) -> int:

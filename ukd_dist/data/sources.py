@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ukd_dist.config import Data, Validation
+from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.validation import choose_validation
 from ukd_dist.errors import DataError, UsageError
 
@@ -72,8 +74,8 @@ def read_source(data: Data) -> Source:
     """Read the split's lists, find every video, and hold out those of the validation split.
 
     Raises:
-        UsageError: The folder, a list or the class table is missing, or data.validation does not
-            fit the list.
+        UsageError: The folder, a list or the class table is missing, or data.validation or data.folds
+            do not fit the list.
         DataError: A line cannot be read, names a missing video or an unmapped class, a key is unusable or
             listed twice, or a class has no training video.
     """
@@ -99,6 +101,8 @@ def read_source(data: Data) -> Source:
                 action="add one, or remove the class from the table",
             )
     train, validation = _hold_out(train, data.validation, classes)
+    if data.folds:  # assigned anew by rows, once they are known; what does not fit is said now
+        assign_folds(_labels(train), [video.group for video in train], data.folds, classes)
     return Source(classes, tuple(sorted(names)), tuple(train), tuple(test), tuple(validation))
 
 
@@ -158,12 +162,15 @@ def _hold_out(
 ) -> tuple[list[ListedVideo], list[ListedVideo]]:
     if validation is None:
         return train, []
-    labels_n = np.array([video.label for video in train], np.int64)
-    held_out = choose_validation(labels_n, [video.group for video in train], validation, classes)
+    held_out = choose_validation(_labels(train), [video.group for video in train], validation, classes)
     parts: tuple[list[ListedVideo], list[ListedVideo]] = ([], [])
     for video, aside in zip(train, held_out, strict=True):
         parts[int(aside)].append(video)
     return parts
+
+
+def _labels(videos: list[ListedVideo]) -> npt.NDArray[np.int64]:
+    return np.array([video.label for video in videos], np.int64)
 
 
 def _lines(path: Path, what: str) -> list[tuple[int, str]]:

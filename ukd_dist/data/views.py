@@ -55,6 +55,7 @@ def training_batches(
     batch_size: int,
     rank: int = 0,
     world_size: int = 1,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
     """Every step's share of one rank over some epochs, with random views; the remainder is dropped.
 
@@ -66,16 +67,18 @@ def training_batches(
         batch_size: Clips a step over all ranks; a multiple of `world_size`.
         rank: This rank.
         world_size: Ranks.
+        rows: The rows that are trained on, int64; None for all. A row's view is the same in every subset.
     """
     share = batch_size // world_size
+    trained_on = np.arange(len(frames)) if rows is None else rows
     for epoch in epochs:
-        order = np.random.default_rng([seed, epoch, _ORDER]).permutation(len(frames))
+        order = trained_on[np.random.default_rng([seed, epoch, _ORDER]).permutation(len(trained_on))]
         random = np.random.default_rng([seed, epoch, _VIEW]).random((len(frames), _NUMBERS_PER_VIEW))
-        for step in range(steps_per_epoch(len(frames), batch_size)):
+        for step in range(steps_per_epoch(len(order), batch_size)):
             # Fewer rows than one batch: the permutation repeats, so that ranks still get equal shares.
             begin = step * batch_size + rank * share
-            rows = np.resize(order, max(len(order), batch_size))[begin : begin + share]
-            yield _random_views(rows, frames[rows], random[rows], clip)
+            drawn = np.resize(order, max(len(order), batch_size))[begin : begin + share]
+            yield _random_views(drawn, frames[drawn], random[drawn], clip)
 
 
 def evaluation_batches(frames: npt.NDArray[np.int64], clip: Clip, batch_size: int) -> Iterator[Batch]:

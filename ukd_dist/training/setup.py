@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -61,8 +63,9 @@ def training_clips(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Clips]:
-    """One rank's training clips over some epochs."""
+    """One rank's training clips over some epochs, of all training rows or of `rows`."""
     batches = training_batches(
         shards.rows["train"].frames,
         settings.clip,
@@ -71,6 +74,7 @@ def training_clips(
         batch_size=settings.batch_size,
         rank=rank,
         world_size=world_size,
+        rows=rows,
     )
     return decode_clips(
         shards,
