@@ -185,27 +185,36 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
 
 
 def _teacher(settings: Teacher, folds: Folds | None, where: str) -> TeacherMember:
-    fold, name = settings.fold, f"{settings.arch}-{settings.modality}-s{settings.seed}"
+    settings = settings.model_copy(update={"folds": _folds_of(settings, folds, where)})
+    fold = "" if settings.fold is None else f"-f{settings.fold}"
+    name = f"{settings.arch}-{settings.modality}-s{settings.seed}{fold}"
+    return TeacherMember(f"{name}-{digest(content(settings))}", settings)
+
+
+def _folds_of(settings: Teacher, folds: Folds | None, where: str) -> Folds | None:
+    """The data's folds for a teacher that leaves one out, which its id and manifests then depend on."""
+    teacher = f"{where}: teacher {settings.arch}-{settings.modality}-s{settings.seed}"
     if settings.folds not in (None, folds):
         raise UsageError(
-            f"{where}: teacher {name} has folds of its own",
+            f"{teacher} has folds of its own",
             expected="those of data.folds, the same for every teacher",
             action="remove its folds",
         )
-    if fold is None:
-        settings = settings.model_copy(update={"folds": None})
-        return TeacherMember(f"{name}-{digest(content(settings))}", settings)
-    if folds is None or fold >= folds.count:
-        has = f"data.folds.count is {folds.count}" if folds else "there is no data.folds"
+    if settings.fold is None:
+        return None
+    if folds is None:
         raise UsageError(
-            f"{where}: teacher {name} leaves out fold {fold}, but {has}",
-            expected=f"a fold from 0 to {folds.count - 1}"
-            if folds
-            else "data.folds: {count: 5}, or another count",
-            action="correct its fold, or data.folds" if folds else "add data.folds, or remove its fold",
+            f"{teacher} leaves out fold {settings.fold}, but there is no data.folds",
+            expected="data.folds, for example {count: 5}",
+            action="add data.folds, or remove its fold",
         )
-    settings = settings.model_copy(update={"folds": folds})
-    return TeacherMember(f"{name}-f{fold}-{digest(content(settings))}", settings)
+    if settings.fold >= folds.count:
+        raise UsageError(
+            f"{teacher} leaves out fold {settings.fold}, but data.folds.count is {folds.count}",
+            expected=f"a fold from 0 to {folds.count - 1}",
+            action="correct its fold, or raise data.folds.count",
+        )
+    return folds
 
 
 def _student(run: Student, targets: dict[str, TargetMember], where: str) -> StudentMember:
