@@ -146,6 +146,14 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
         ("data.clip.frames=1.5", "data.clip.frames is 1.5; expected a valid integer, "),
         ("data.clip.short_side=224", "data.clip.short_side is 224; expected a valid tuple; correct it"),
         ("data.clip.short_side=[64]", "data.clip.short_side[1] is missing; expected a value; give it one"),
+        ("data.validation={share: 1}", "data.validation.share is 1; expected less than 1; correct it"),
+        ("data.validation={by: group}", "data.validation.share is missing; expected a value; give it one"),
+        ("data.folds={count: 1}", "data.folds.count is 1; expected greater than or equal to 2; correct it"),
+        (
+            "data.folds={count: 5, by: class}",
+            "data.folds.by is 'class'; expected 'random' or 'group'; correct",
+        ),
+        ("teachers.fleet.1.fold=-1", "teachers.fleet[1].fold is -1; expected greater than or equal to 0"),
         ("data.clip.gamma=0", "data.clip.gamma is 0; expected greater than 0; correct it"),
         ("teachers.defaults.lr=.nan", "teachers.fleet[0].lr is nan; expected a finite number; correct it"),
         ("teachers.fleet.1.lr=.inf", "teachers.fleet[1].lr is inf; expected a finite number; correct it"),
@@ -161,7 +169,10 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
         ("teachers.fleet.1.resources.gpus=-1", "teachers.fleet[1].resources.gpus is -1; expected greater"),
         ("targets.ukd.h=1", "targets.ukd.h is 1; expected less than 1; correct it"),
         ("targets.ukd.h=0", "targets.ukd.h is 0; expected greater than 0; correct it"),
-        ("targets.ukd.method=median", "targets.ukd.method is 'median'; expected 'pkd', 'gtd' or 'avg'"),
+        (
+            "targets.ukd.method=median",
+            "targets.ukd.method is 'median'; expected 'pkd', 'gtd', 'avg', 'avg1', 'single', ",
+        ),
         ("students.runs.1.alpha=1.5", "students.runs[1].alpha is 1.5; expected less than or equal to 1"),
         ("students.runs.1.temperature=0", "students.runs[1].temperature is 0; expected greater than 0"),
         ("students.runs.0.targets=null", "students.runs[0].targets is None; expected a valid string"),
@@ -216,6 +227,18 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         (["data.views={kind: random, crops: 3}"], "data.views: crops 3 with kind: random, which has no use"),
         (["data.views={kind: mean}"], "data.views: kind: mean of one view; expected several clips or crops"),
         (["students.runs.0.view=stored"], "students.runs[0]: view: stored without targets; expected view: f"),
+        (
+            ["teachers.fleet.1.fold=0"],
+            "teacher x3d_tiny-rgb-s3 leaves out fold 0, but there is no data.folds",
+        ),
+        (
+            ["data.folds={count: 5}", "teachers.fleet.1.fold=5"],
+            "teacher x3d_tiny-rgb-s3 leaves out fold 5, but data.folds.count is 5; expected a fold from 0",
+        ),
+        (
+            ["data.folds={count: 5}", "teachers.fleet.1.folds={count: 4}"],
+            "teacher x3d_tiny-rgb-s3 has folds of its own; expected those of data.folds, the same for every",
+        ),
         (["teachers.fleet.0.seed=1"], "teachers.fleet[0]: 'seed' is given by the entry and by its grid"),
         (["teachers.fleet.0.grid={seed: 1}"], "teachers.fleet[0]: grid is {'seed': 1}; expected a mapping"),
         (["teachers.fleet.0.grid={seed: []}"], "teachers.fleet[0]: grid is {'seed': []}; expected a mapping"),
@@ -416,6 +439,7 @@ OTHER = {
     "label_smoothing": 0.1,
     "dropout": 0.1,
     "clip": {"frames": 32},
+    "fold": 1,
     "name": "other",
     "alpha": 0.9,
     "temperature": 5.0,
@@ -424,9 +448,9 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("field", sorted(Teacher.model_fields.keys() - {"resources", "views"}))
+@pytest.mark.parametrize("field", sorted(Teacher.model_fields.keys() - {"resources", "views", "folds"}))
 def test_every_setting_of_a_teacher_but_its_resources_changes_its_id(field: str) -> None:
-    changed = study(f"teachers.fleet.1.{field}={json.dumps(OTHER[field])}")
+    changed = study(f"teachers.fleet.1.{field}={json.dumps(OTHER[field])}", "data.folds={count: 5}")
     assert [a == b for a, b in zip(teacher_ids(changed), teacher_ids(study()), strict=True)] == [
         *[True] * 4,
         False,
@@ -492,6 +516,80 @@ def test_equal_settings_said_otherwise_give_the_same_ids() -> None:
 )
 def test_how_and_where_it_is_computed_changes_no_id(override: str) -> None:
     assert members(study(override)) == members(study())
+
+
+def test_the_members_of_a_grid_of_folds_say_which_fold_they_leave_out() -> None:
+    found = study("data.folds={count: 3}", "teachers.fleet=[{modality: rgb, grid: {fold: [null, 0, 2]}}]")
+    whole, first, last = found.teachers
+    assert [t.id.rsplit("-", 1)[0] for t in found.teachers] == [
+        "slowfast_tiny-rgb-s3",
+        "slowfast_tiny-rgb-s3-f0",
+        "slowfast_tiny-rgb-s3-f2",
+    ]
+    assert (whole.settings.folds, whole.id) == (
+        None,
+        study("teachers.fleet.0={modality: rgb}").teachers[0].id,
+    )
+    assert first.settings.folds == last.settings.folds == found.data.folds
+
+
+@pytest.mark.parametrize("change", ["count=4", "by=group", "seed=1"])
+def test_other_folds_change_the_ids_of_the_teachers_that_leave_one_out_alone(change: str) -> None:
+    folded = ["data.folds={count: 3}", "teachers.fleet.0.grid.fold=[null, 1]"]
+    before, after = study(*folded), study(*folded, f"data.folds.{change}")
+    kept = [a == b for a, b in zip(teacher_ids(before), teacher_ids(after), strict=True)]
+    assert kept == [t.settings.fold is None for t in before.teachers]
+    assert kept.count(True) == 5
+
+
+PINNED = {
+    "launch/experiments/tiny.yaml": [
+        "slowfast_tiny-rgb-s0-742b9686",
+        "slowfast_tiny-flow-s0-506e0e99",
+        "ukd-c1ee4a99",
+        "baseline-s0-a8c7efa9",
+        "ukd-s0-ab9a0f49",
+    ],
+    "ukd_dist/experiments/demo.yaml": [
+        "slowfast_tiny-rgb-s0-82798614",
+        "slowfast_tiny-flow-s0-55e1be97",
+        "x3d_tiny-rgb-s0-d9304d07",
+        "x3d_tiny-flow-s0-883e29ae",
+        "ukd-fcdec702",
+        "baseline-s0-d767ff23",
+        "ukd-s0-b8455362",
+    ],
+    "launch/experiments/arid_subset.yaml": [
+        "slowfast_tiny-rgb-s0-5d4b036d",
+        "slowfast_tiny-flow-s0-c71b5bcf",
+        "x3d_tiny-rgb-s0-52fef638",
+        "x3d_tiny-flow-s0-f1034948",
+        "ukd-29ca7aa1",
+        "baseline-rgb-s0-8d4f4441",
+        "ukd-rgb-s0-5e72c2bb",
+        "baseline-flow-s0-9947e6a4",
+        "ukd-flow-s0-04fac120",
+    ],
+    "launch/experiments/arid_table2.yaml": [
+        "slowfast_r50_4x16-rgb-s0-8cdf3169",
+        "slowfast_r50_4x16-flow-s0-fe8355d0",
+        "avg2-7c674aa6",
+        "gtd-b888a0bc",
+        "ukd-7ce782fb",
+        "baseline-s0-7de37687",
+        "avg2-s0-d2c74b6a",
+        "gtd-s0-b4718682",
+        "ukd-s0-73ee38e2",
+    ],
+}
+
+
+@pytest.mark.parametrize("file", PINNED)
+def test_a_setting_that_is_new_and_not_used_changes_no_id_of_a_file_that_ships(file: str) -> None:
+    """Runs that were begun with an earlier version go on; who changes a file changes its ids here."""
+    path = Path(__file__).parents[1] / file
+    videos = ["data.videos=v", "data.splits.split0.train=a", "data.splits.split0.test=b"]
+    assert members(load(path, videos if "arid" in file else [])) == PINNED[file]
 
 
 def test_another_teacher_changes_the_targets_but_no_other_teacher() -> None:

@@ -127,6 +127,26 @@ class Synthetic(Settings):
     test_clips: int = Field(20, ge=1, description="test videos a class")
 
 
+class Validation(Settings):
+    """Training videos that are held out as a split of their own, for choices."""
+
+    share: float = Field(gt=0, lt=1, description="of the training videos")
+    by: Literal["group", "random"] = Field(
+        "group", description="group: whole recording groups; random: of each class the same share"
+    )
+    seed: int = Field(0, ge=0, description="seed of the choice")
+
+
+class Folds(Settings):
+    """Parts of the training rows, of which a teacher may leave one out: the same parts for every teacher."""
+
+    count: int = Field(ge=2, description="number of folds")
+    by: Literal["random", "group"] = Field(
+        "random", description="random: every class dealt out evenly; group: whole recording groups"
+    )
+    seed: int = Field(0, ge=0, description="seed of the folds")
+
+
 class Data(Settings):
     """The videos, their lists, and how shards and clips are made of them."""
 
@@ -137,6 +157,12 @@ class Data(Settings):
         None, description="`label<TAB>class` table; default: mapping_table.txt beside the training list"
     )
     synthetic: Synthetic | None = Field(None, description="sizes and seed of the synthetic videos")
+    validation: Validation | None = Field(
+        None, description="training videos that are held out; null: none, and all are trained on"
+    )
+    folds: Folds | None = Field(
+        None, description="of the training rows, for teachers that leave one out (their `fold`)"
+    )
     modalities: tuple[Modality, ...] = Field(("rgb",), min_length=1, description="components of a sample")
     codec: Literal["vp9"] = Field("vp9", description="codec of the stored videos")
     encoding: Encoding = Field(default_factory=Encoding, description="size and quality in the shards")
@@ -233,6 +259,12 @@ class Teacher(Training):
     """One member of the fleet, after its grid was expanded."""
 
     views: Views = Field(default_factory=Views, description="default: data.views")
+    fold: int | None = Field(
+        None, ge=0, description="the fold of data.folds that it is not trained on; null: trained on every row"
+    )
+    folds: Folds | None = Field(
+        None, description="data.folds, filled in where fold is set: no others are taken"
+    )
 
 
 class Student(Training):
@@ -285,10 +317,11 @@ class Selection(Settings):
     arch: tuple[str, ...] = Field((), description="networks")
     modality: tuple[Modality, ...] = Field((), description="modalities")
     seed: tuple[int, ...] = Field((), description="seeds")
+    fold: tuple[int, ...] = Field((), description="folds left out")
     id: tuple[str, ...] = Field((), description="ids, for example of imported teachers")
     count: int | None = Field(None, ge=1, description="the first so many of them, in the experiment's order")
 
-    @field_validator("arch", "modality", "seed", "id", mode="before")
+    @field_validator("arch", "modality", "seed", "fold", "id", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return value if isinstance(value, list | tuple) else (value,)

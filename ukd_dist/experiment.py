@@ -21,6 +21,7 @@ from ukd_dist.config import (
     Data,
     Evaluate,
     ExperimentFile,
+    Folds,
     Selection,
     Student,
     Target,
@@ -133,8 +134,12 @@ def content(settings: Training) -> dict[str, Any]:
 
 
 def resolved(settings: Training) -> dict[str, Any]:
-    """What a manifest or checkpoint records of a training: as `content`, with every default."""
-    return settings.model_dump(mode="json", exclude={"resources"})
+    """What a manifest or checkpoint records of a training: as `content`, with every default.
+
+    Of folds nothing is recorded where none is left out, as before there were folds.
+    """
+    whole = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
+    return settings.model_dump(mode="json", exclude={"resources", *whole})
 
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
@@ -154,7 +159,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
     views = {"views": data.views.model_dump()}
     teachers = tuple(
-        TeacherMember(f"{t.arch}-{t.modality}-s{t.seed}-{digest(content(t))}", t)
+        _teacher(t, data.folds, where)
         for t in expand(
             Teacher, file.teachers.fleet, file.teachers.defaults, inherited | views, where, "teachers.fleet"
         )
@@ -195,7 +200,7 @@ def _target(name: str, target: Target, fleet: dict[str, Teacher], where: str) ->
 
 
 def _selected(selection: Selection, fleet: dict[str, Teacher]) -> tuple[str, ...]:
-    named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed")}
+    named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed", "fold")}
     ids = [
         id_
         for id_, settings in fleet.items()
@@ -203,6 +208,39 @@ def _selected(selection: Selection, fleet: dict[str, Teacher]) -> tuple[str, ...
         and (not selection.id or id_ in selection.id)
     ]
     return tuple(ids[: selection.count])
+
+
+def _teacher(settings: Teacher, folds: Folds | None, where: str) -> TeacherMember:
+    settings = settings.model_copy(update={"folds": _folds_of(settings, folds, where)})
+    fold = "" if settings.fold is None else f"-f{settings.fold}"
+    name = f"{settings.arch}-{settings.modality}-s{settings.seed}{fold}"
+    return TeacherMember(f"{name}-{digest(content(settings))}", settings)
+
+
+def _folds_of(settings: Teacher, folds: Folds | None, where: str) -> Folds | None:
+    """The data's folds for a teacher that leaves one out, which its id and manifests then depend on."""
+    teacher = f"{where}: teacher {settings.arch}-{settings.modality}-s{settings.seed}"
+    if settings.folds not in (None, folds):
+        raise UsageError(
+            f"{teacher} has folds of its own",
+            expected="those of data.folds, the same for every teacher",
+            action="remove its folds",
+        )
+    if settings.fold is None:
+        return None
+    if folds is None:
+        raise UsageError(
+            f"{teacher} leaves out fold {settings.fold}, but there is no data.folds",
+            expected="data.folds, for example {count: 5}",
+            action="add data.folds, or remove its fold",
+        )
+    if settings.fold >= folds.count:
+        raise UsageError(
+            f"{teacher} leaves out fold {settings.fold}, but data.folds.count is {folds.count}",
+            expected=f"a fold from 0 to {folds.count - 1}",
+            action="correct its fold, or raise data.folds.count",
+        )
+    return folds
 
 
 def _student(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random as randoms
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -38,6 +38,7 @@ class Training:
     clip: Clip
     seed: int
     batch_size: int
+    rows: np.ndarray | None = None
 
     def batches(
         self, epochs: range, rank: int = 0, world_size: int = 1, stored: Views | None = None
@@ -51,6 +52,7 @@ class Training:
             rank=rank,
             world_size=world_size,
             stored=stored,
+            rows=self.rows,
         )
 
 
@@ -124,6 +126,57 @@ def test_fewer_rows_than_a_batch_are_repeated_and_ranks_still_get_equal_shares(
     counts = np.bincount(joined(b for share in shares for b in share)["rows"], minlength=len(training.frames))
     assert counts.max() - counts.min() <= 1
     assert counts.min() >= 1
+
+
+@st.composite
+def subsets(draw: st.DrawFn) -> Training:
+    """A training on some rows, among others."""
+    training = draw(trainings(least_rows=2))
+    rows = draw(st.sets(st.integers(0, len(training.frames) - 1), min_size=1))
+    return replace(training, rows=np.array(sorted(rows), np.int64))
+
+
+@given(subsets(), st.integers(0, 5))
+@settings(deadline=None)
+def test_a_subset_is_trained_on_like_a_whole_and_no_other_row_is_seen(training: Training, epoch: int) -> None:
+    rows = joined(training.batches(range(epoch, epoch + 1)))["rows"]
+    assert training.rows is not None
+    steps = steps_per_epoch(len(training.rows), training.batch_size)
+    assert len(rows) == steps * training.batch_size
+    assert set(rows.tolist()) <= set(training.rows.tolist())
+    most = np.bincount(rows).max()
+    assert most == (1 if len(training.rows) >= training.batch_size else -(-len(rows) // len(training.rows)))
+
+
+@given(subsets())
+@settings(deadline=None)
+def test_a_rows_view_is_the_same_in_every_subset(training: Training) -> None:
+    def views(training: Training) -> dict[int, list[float]]:
+        one_by_one = joined(replace(training, batch_size=1).batches(range(1)))
+        rows = one_by_one.pop("rows").tolist()
+        return {row: [float(column[i]) for column in one_by_one.values()] for i, row in enumerate(rows)}
+
+    of_subset, of_all = views(training), views(replace(training, rows=None))
+    assert of_subset == {row: of_all[row] for row in of_subset}
+
+
+@given(trainings(), st.sampled_from(WORLD_SIZES))
+@settings(deadline=None)
+def test_the_subset_of_all_rows_is_no_subset(training: Training, world_size: int) -> None:
+    everything = replace(training, rows=np.arange(len(training.frames)))
+    ranks = [range(world_size)] * 2
+    whole, subset = (
+        joined(batch for rank in ranks_ for batch in one.batches(range(2), rank, world_size))
+        for one, ranks_ in zip((training, everything), ranks, strict=True)
+    )
+    assert_equal(whole, subset)
+
+
+def test_orders_and_views_are_those_of_before_there_were_subsets() -> None:
+    training = Training(np.arange(20, 32), Clip(frames=4, stride=2, size=16, short_side=(16, 20)), 5, 4)
+    views = joined(training.batches(range(1, 2)))
+    assert views["rows"].tolist() == [6, 9, 5, 8, 2, 4, 7, 0, 11, 10, 3, 1]
+    assert views["start_frames"].tolist() == [19, 13, 13, 7, 12, 5, 20, 12, 12, 10, 12, 9]
 
 
 @given(trainings(), st.integers(0, 3), st.integers(1, 3))

@@ -59,6 +59,7 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     stored: Views | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
     """Every step's share of one rank over some epochs, with random views; the remainder is dropped.
 
@@ -73,19 +74,21 @@ def training_batches(
         rank: This rank.
         world_size: Ranks.
         stored: Show these stored views instead of fresh random ones.
+        rows: The rows that are trained on, int64; None for all. A row's view is the same in every subset.
     """
     share = batch_size // world_size
+    trained_on = np.arange(len(frames)) if rows is None else rows
     for epoch in epochs:
-        order = np.random.default_rng([seed, epoch, _ORDER]).permutation(len(frames))
+        order = trained_on[np.random.default_rng([seed, epoch, _ORDER]).permutation(len(trained_on))]
         random = np.random.default_rng([seed, epoch, _VIEW]).random((len(frames), _NUMBERS_PER_VIEW))
-        for step in range(steps_per_epoch(len(frames), batch_size)):
+        for step in range(steps_per_epoch(len(order), batch_size)):
             # Fewer rows than one batch: the permutation repeats, so that ranks still get equal shares.
             begin = step * batch_size + rank * share
-            rows = np.resize(order, max(len(order), batch_size))[begin : begin + share]
+            drawn = np.resize(order, max(len(order), batch_size))[begin : begin + share]
             if stored is None:
-                yield _random_views(rows, np.full_like(rows, FREE), frames[rows], random[rows], clip)
+                yield _random_views(drawn, np.full_like(drawn, FREE), frames[drawn], random[drawn], clip)
             else:
-                yield stored_views(rows, _turns(seed, epoch, rows, stored), frames[rows], clip, stored)
+                yield stored_views(drawn, _turns(seed, epoch, drawn, stored), frames[drawn], clip, stored)
 
 
 def evaluation_batches(

@@ -191,7 +191,8 @@ def fusions(run: RunDirectory, experiment: Experiment) -> list[tuple[Subject, Pa
 def describe(run: RunDirectory, member: TeacherMember | StudentMember) -> tuple[str, str, str, Path]:
     """A member's kind, its name in tables, its target's name (or nothing) and its directory."""
     if isinstance(member, TeacherMember):
-        return "teacher", member.settings.arch, "", run.teacher(member.id)
+        fold = "" if member.settings.fold is None else f"-f{member.settings.fold}"
+        return "teacher", f"{member.settings.arch}{fold}", "", run.teacher(member.id)
     target = member.target.name if member.target else ""
     return "student", member.settings.name, target, run.student(member.id)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -62,8 +64,20 @@ def training_clips(
     rank: int = 0,
     world_size: int = 1,
     stored: Views | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Clips]:
-    """One rank's training clips over some epochs: fresh random views, or those `stored`."""
+    """One rank's training clips over some epochs.
+
+    Args:
+        shards: The shards.
+        settings: The training.
+        epochs: Epoch numbers.
+        device: Where clips are decoded.
+        rank: This rank.
+        world_size: Ranks.
+        stored: Show these stored views instead of fresh random ones.
+        rows: The rows that are trained on, int64; None for all.
+    """
     batches = training_batches(
         shards.rows["train"].frames,
         settings.clip,
@@ -73,6 +87,7 @@ def training_clips(
         rank=rank,
         world_size=world_size,
         stored=stored,
+        rows=rows,
     )
     return decode_clips(
         shards,
