@@ -15,7 +15,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.data.clips import Clips
-from ukd_dist.data.knowledge import TARGET, open_rows
+from ukd_dist.data.knowledge import TARGET, open_finished
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import StudentMember, resolved
@@ -126,11 +126,9 @@ def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, devic
     assert settings.temperature is not None
     temperature, space = settings.temperature, member.target.settings.space
     directory = run.target(member.target.id)
-    found = manifest.read(directory)
-    assert found is not None
-    manifest.verify(directory, found)
-    rows = open_rows(directory / TARGET_FILE, TARGET, shards.rows["train"], "train", len(shards.classes))
-    target_nc = rows.read().to(device)
+    rows, num_classes = shards.rows["train"], len(shards.classes)
+    target = open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes)
+    target_nc = target.read().to(device)
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
         losses = distillation_loss(

@@ -7,14 +7,14 @@ with the number of teachers. No task reads another's rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.config import Target
-from ukd_dist.data.knowledge import LOGITS, RowArray, logits_name, logits_path, open_rows, write_target
+from ukd_dist.data.knowledge import CHECKS, LOGITS, logits_name, open_finished, write_target
+from ukd_dist.data.rowarray import ROWS_PER_CHECK, RowArray
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import TargetMember, resolved
@@ -45,8 +45,9 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     if context.finished(directory, "target", settings, inputs):
         return
     target_nc = _assemble(context, target, shards)
-    write_target(directory / TARGET_FILE, target_nc, shards.rows["train"], settings)
-    manifest.commit(directory, "target", settings, inputs, [TARGET_FILE], {"teachers": list(target.teachers)})
+    checks = write_target(directory / TARGET_FILE, target_nc, shards.rows["train"], settings)
+    summary = {"teachers": list(target.teachers), CHECKS: {TARGET_FILE: checks}}
+    manifest.commit(directory, "target", settings, inputs, [TARGET_FILE], summary)
 
 
 def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dict[str, str]:
@@ -67,15 +68,14 @@ def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dic
 
 def _assemble(context: Context, target: TargetMember, shards: ShardSet) -> torch.Tensor:
     rows = shards.rows["train"]
-    directories = [context.run.teacher(teacher) for teacher in target.teachers]
+    name, num_classes = logits_name("train"), len(shards.classes)
     sources = [
-        open_rows(logits_path(directory, "train"), LOGITS, rows, "train", len(shards.classes))
-        for directory in directories
+        open_finished(context.run.teacher(teacher), name, LOGITS, rows, "train", num_classes)
+        for teacher in target.teachers
     ]
     weighting = weighting_of(target.settings)
-    step = context.experiment.cluster.reduce_rows
+    step = whole_checks(context.experiment.cluster.reduce_rows)
     labels_n = torch.from_numpy(rows.labels)
-    checks = [Job(f"check-{d.name}", check_logits, (d,)) for d in directories]
     blocks = {
         f"reduce-{target.id}-{begin}": Job(
             f"reduce-{target.id}-{begin}",
@@ -85,16 +85,14 @@ def _assemble(context: Context, target: TargetMember, shards: ShardSet) -> torch
         for begin in range(0, len(rows), step)
     }
     recorder = Recorder(context.run.metrics, run=context.experiment.name, stage="reduce")
-    with recorder, context.progress.bar(f"target {target.name}", len(checks) + len(blocks), "tasks") as bar:
+    with recorder, context.progress.bar(f"target {target.name}", len(blocks), "tasks") as bar:
         done: dict[str, torch.Tensor] = {}
-        for jobs in (checks, list(blocks.values())):
-            for outcome in context.cluster.run(jobs):
-                if outcome.error is not None:
-                    raise outcome.error
-                if outcome.job.name in blocks:
-                    done[outcome.job.name], read_bytes = outcome.value
-                    recorder.count("ukd_reduce_logits_bytes_total", read_bytes)
-                bar.advance()
+        for outcome in context.cluster.run(list(blocks.values())):
+            if outcome.error is not None:
+                raise outcome.error
+            done[outcome.job.name], read_bytes = outcome.value
+            recorder.count("ukd_reduce_logits_bytes_total", read_bytes)
+            bar.advance()
     return torch.cat([done[name] for name in blocks])
 
 
@@ -105,15 +103,9 @@ def weighting_of(settings: Target) -> Weighting:
     )
 
 
-def check_logits(directory: Path) -> None:
-    """Check a teacher's training logits against its manifest (a Ray task).
-
-    Raises:
-        DataError: They were cut off or altered.
-    """
-    found = manifest.read(directory)
-    assert found is not None
-    manifest.verify(directory, found, [logits_name("train")])
+def whole_checks(num_rows: int) -> int:
+    """Rows a task in whole checked blocks, so that no byte is read twice; less than one block stays."""
+    return num_rows - num_rows % ROWS_PER_CHECK or num_rows
 
 
 def assemble_block(
@@ -125,15 +117,17 @@ def assemble_block(
         The target, float32 `[rows, classes]`, and the bytes of logits that were read.
 
     Raises:
-        DataError: A teacher's logits are not finite; names its file.
+        DataError: A teacher's logits are not finite, or were altered; names its file.
     """
     torch.set_num_threads(1)
     assembly = Assembly(weighting, len(labels_n), sources[0].shape[1], first_row=begin)
     read_bytes = 0
     for source in sources:
-        logits_nc = source.read(begin, begin + len(labels_n))
+        end = begin + len(labels_n)
+        logits_nc = source.read(begin, end)
+        covers_n = source.covers.read(begin, end) if source.covers else None
         try:
-            assembly.add(logits_nc, labels_n)
+            assembly.add(logits_nc, labels_n, covers_n)
         except UkdError as error:
             raise DataError(
                 f"{source.path}: {error.problem}", expected=error.expected, action=error.action

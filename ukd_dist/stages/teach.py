@@ -8,7 +8,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.data.knowledge import logits_name, logits_path, write_logits
+from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import SPLITS, ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.experiment import TeacherMember, resolved
@@ -65,16 +65,17 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
             inputs=inputs,
             recorder=recorder,
         )
+    checks = {}
     for split in SPLITS:
         rows = shards.rows[split]
         logits_nc = infer(model, shards, split, settings, device)
         trained_on = torch.full((len(rows),), split == "train")
-        write_logits(
+        checks[logits_name(split)] = write_logits(
             logits_path(directory, split), logits_nc, rows, split, view=CENTRE, trained_on=trained_on
         )
     save_weights(model, directory / WEIGHTS)
     files = [WEIGHTS, HISTORY, *map(logits_name, SPLITS)]
-    manifest.commit(directory, "teacher", resolved(settings), inputs, files)
+    manifest.commit(directory, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
 
 
 def _is_finished(context: Context, member: TeacherMember, shards: str) -> bool:
