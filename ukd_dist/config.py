@@ -236,11 +236,26 @@ class Expandable(Settings):
 
 
 class Teachers(Expandable):
-    """The fleet."""
+    """The fleet, and teachers from elsewhere."""
 
     fleet: list[dict[str, Any]] = Field(
-        min_length=1, description="members; `grid: {field: [values]}` expands"
+        default_factory=list, description="members; `grid: {field: [values]}` expands"
     )
+    imported: tuple[Name, ...] = Field((), description="ids that `ukd logits import` gave")
+
+    @model_validator(mode="after")
+    def _somebody_teaches(self) -> Teachers:
+        if not self.fleet and not self.imported:
+            raise SettingsError(
+                "fleet is empty and nothing is imported", expected="at least one teacher", action="add one"
+            )
+        if len(set(self.imported)) != len(self.imported):
+            raise SettingsError(
+                f"imported names one twice: {', '.join(self.imported)}",
+                expected="each once",
+                action="remove the second",
+            )
+        return self
 
 
 class Students(Expandable):

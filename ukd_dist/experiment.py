@@ -59,7 +59,7 @@ class StudentMember:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A validated experiment with every grid expanded."""
+    """A validated experiment with every grid expanded; `imported` are the ids of teachers from elsewhere."""
 
     name: str
     root: Path
@@ -67,6 +67,7 @@ class Experiment:
     teachers: tuple[TeacherMember, ...]
     targets: tuple[TargetMember, ...]
     students: tuple[StudentMember, ...]
+    imported: tuple[str, ...]
     evaluate: Evaluate
     cluster: Cluster
     document: dict[str, Any]
@@ -150,7 +151,8 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         )
     )
     _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
-    ids = tuple(t.id for t in teachers)
+    ids = (*(t.id for t in teachers), *file.teachers.imported)
+    _refuse_twins(list(ids), where, "teachers")
     targets = {
         name: TargetMember(
             f"{name}-{digest(target.model_dump(mode='json', exclude_defaults=True), sorted(ids))}",
@@ -173,6 +175,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         teachers=teachers,
         targets=tuple(targets.values()),
         students=students,
+        imported=file.teachers.imported,
         evaluate=file.evaluate,
         cluster=file.cluster,
         document=resolved.model_dump(mode="json"),

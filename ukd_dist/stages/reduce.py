@@ -22,6 +22,7 @@ from ukd_dist.method.assembly import Assembly
 from ukd_dist.method.weighting import Weighting
 from ukd_dist.metrics import Recorder
 from ukd_dist.stages.context import Context
+from ukd_dist.stages.imports import read_imported
 
 TARGET_FILE = "train.safetensors"
 
@@ -54,13 +55,17 @@ def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dic
     digests = {}
     members = {member.id: member for member in context.experiment.teachers}
     for teacher in target.teachers:
-        settings = resolved(members[teacher].settings)
-        found = manifest.finished(context.run.teacher(teacher), "teacher", settings, {"shards": shards})
+        directory, way = context.run.teacher(teacher), "train it with `ukd teach`"
+        if teacher in members:
+            settings = resolved(members[teacher].settings)
+            found = manifest.finished(directory, "teacher", settings, {"shards": shards})
+        else:
+            found, way = read_imported(directory, shards), "bring it in with `ukd logits import`"
         if found is None:
             raise DataError(
                 f"target '{target.name}' needs teacher {teacher}, which is not finished",
-                expected="every teacher of the fleet",
-                action="train it with `ukd teach`, or take it out of the experiment",
+                expected="every teacher of the experiment",
+                action=f"{way}, or take it out of the experiment",
             )
         digests[teacher] = found.files[logits_name("train")].sha256
     return digests
