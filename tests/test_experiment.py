@@ -135,7 +135,10 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
         ("seed=-1", "seed is -1; expected greater than or equal to 0; correct it"),
         ("root=", "root is None; expected a valid path; correct it"),
         ("teachers=5", "teachers is 5; expected a valid dictionary; correct it"),
-        ("teachers.fleet=[]", "teachers.fleet is []; expected at least 1 item; correct it"),
+        (
+            "teachers.fleet=[]",
+            "teachers: fleet is empty and nothing is imported; expected at least one teacher; add one",
+        ),
         ("students.runs=[]", "students.runs is []; expected at least 1 item; correct it"),
         ("data.source=ucf101", "data.source is 'ucf101'; expected 'arid' or 'synthetic'; correct it"),
         ("data.modalities=[]", "data.modalities is []; expected at least 1 item; correct it"),
@@ -238,6 +241,11 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         (
             ["data.folds={count: 5}", "teachers.fleet.1.folds={count: 4}"],
             "teacher x3d_tiny-rgb-s3 has folds of its own; expected those of data.folds, the same for every",
+        ),
+        (["teachers.imported=[a, b, a]"], "teachers: imported names one twice: a, b, a; expected each once"),
+        (
+            [f"teachers.imported=[{study().teachers[0].id}]"],
+            f"teachers holds {study().teachers[0].id} twice; expected members that differ",
         ),
         (["teachers.fleet.0.seed=1"], "teachers.fleet[0]: 'seed' is given by the entry and by its grid"),
         (["teachers.fleet.0.grid={seed: 1}"], "teachers.fleet[0]: grid is {'seed': 1}; expected a mapping"),
@@ -608,6 +616,20 @@ def test_the_order_of_the_fleet_changes_no_target() -> None:
     document["teachers"]["fleet"].reverse()
     turned = parse(yaml.safe_dump(document, sort_keys=False), "study.yaml", [])
     assert [t.id for t in turned.targets] == [t.id for t in study().targets]
+
+
+def test_a_teacher_from_elsewhere_stands_behind_every_target() -> None:
+    before, after = study(), study("teachers.imported=[theirs]")
+    assert after.imported == ("theirs",)
+    assert after.teachers == before.teachers
+    assert [t.teachers for t in after.targets] == [(*teacher_ids(before), "theirs")] * len(before.targets)
+    assert {t.id for t in before.targets} & {t.id for t in after.targets} == set()
+
+
+def test_teachers_from_elsewhere_need_no_fleet() -> None:
+    found = study("teachers.fleet=[]", "teachers.imported=[theirs, others]")
+    assert found.teachers == ()
+    assert parse(found.to_yaml(), "study.yaml", []).targets == found.targets
 
 
 def test_another_target_leaves_the_others() -> None:

@@ -17,12 +17,14 @@ def common_views(target: str, teachers: Mapping[str, Teacher], where: str) -> Vi
 
     Args:
         target: Name of the target.
-        teachers: Its teachers by id, at least one.
+        teachers: Its teachers by id, as far as their settings are known: not the imported ones.
         where: Names the file in messages.
 
     Raises:
         UsageError: Two of them saw different views.
     """
+    if not teachers:
+        return Views()
     (first, expected), *others = ((teacher, settings.views) for teacher, settings in teachers.items())
     for teacher, views in others:
         if views != expected:

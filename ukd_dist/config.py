@@ -371,11 +371,26 @@ class Expandable(Settings):
 
 
 class Teachers(Expandable):
-    """The fleet."""
+    """The fleet, and teachers from elsewhere."""
 
     fleet: list[dict[str, Any]] = Field(
-        min_length=1, description="members; `grid: {field: [values]}` expands"
+        default_factory=list, description="members; `grid: {field: [values]}` expands"
     )
+    imported: tuple[Name, ...] = Field((), description="ids that `ukd logits import` gave")
+
+    @model_validator(mode="after")
+    def _somebody_teaches(self) -> Teachers:
+        if not self.fleet and not self.imported:
+            raise SettingsError(
+                "fleet is empty and nothing is imported", expected="at least one teacher", action="add one"
+            )
+        if len(set(self.imported)) != len(self.imported):
+            raise SettingsError(
+                f"imported names one twice: {', '.join(self.imported)}",
+                expected="each once",
+                action="remove the second",
+            )
+        return self
 
 
 class Students(Expandable):
@@ -404,7 +419,9 @@ class Cluster(Settings):
         None, ge=1, description="of a local node; default: the cores shared equally"
     )
     max_failures: int = Field(3, ge=0, description="times that a lost process is started again")
-    reduce_rows: int = Field(4096, ge=1, description="rows that one task of the reduction assembles")
+    reduce_rows: int = Field(
+        4096, ge=1, description="rows that one task of the reduction assembles; 1024s read no byte twice"
+    )
     keep_sums: bool = Field(
         True, description="keep each target's running sums: one of a teacher more or less then costs one"
     )

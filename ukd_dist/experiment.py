@@ -69,7 +69,7 @@ class StudentMember:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A validated experiment with every grid expanded."""
+    """A validated experiment with every grid expanded; `imported` are the ids of teachers from elsewhere."""
 
     name: str
     root: Path
@@ -77,6 +77,7 @@ class Experiment:
     teachers: tuple[TeacherMember, ...]
     targets: tuple[TargetMember, ...]
     students: tuple[StudentMember, ...]
+    imported: tuple[str, ...]
     evaluate: Evaluate
     cluster: Cluster
     document: dict[str, Any]
@@ -166,7 +167,9 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     )
     _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
     fleet = {t.id: t.settings for t in teachers}
-    targets = {name: _target(name, target, fleet, where) for name, target in file.targets.items()}
+    imported = file.teachers.imported
+    _refuse_twins([*fleet, *imported], where, "teachers")
+    targets = {n: _target(n, target, fleet, imported, where) for n, target in file.targets.items()}
     runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
     students = tuple(_student(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
@@ -180,26 +183,30 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         teachers=teachers,
         targets=tuple(targets.values()),
         students=students,
+        imported=imported,
         evaluate=file.evaluate,
         cluster=file.cluster,
         document=resolved.model_dump(mode="json"),
     )
 
 
-def _target(name: str, target: Target, fleet: dict[str, Teacher], where: str) -> TargetMember:
-    ids = _selected(target.teachers, fleet)
+def _target(
+    name: str, target: Target, fleet: dict[str, Teacher], imported: tuple[str, ...], where: str
+) -> TargetMember:
+    ids, everyone = _selected(target.teachers, fleet, imported), [*fleet, *imported]
     if not ids or (target.method == "single" and len(ids) > 1):
         raise UsageError(
-            f"{where}: targets.{name}.teachers selects {len(ids)} of {len(fleet)} teachers",
+            f"{where}: targets.{name}.teachers selects {len(ids)} of {len(everyone)} teachers",
             expected="exactly one, since the method is single" if ids else "at least one",
-            action=f"select among {', '.join(list(fleet)[:5])}{', ...' * (len(fleet) > 5)}",
+            action=f"select among {', '.join(everyone[:5])}{', ...' * (len(everyone) > 5)}",
         )
     own = target.model_dump(mode="json", exclude_defaults=True, exclude={"teachers"})
-    views = common_views(name, {id_: fleet[id_] for id_ in ids}, where)
+    views = common_views(name, {id_: fleet[id_] for id_ in ids if id_ in fleet}, where)
     return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids, views)
 
 
-def _selected(selection: Selection, fleet: dict[str, Teacher]) -> tuple[str, ...]:
+def _selected(selection: Selection, fleet: dict[str, Teacher], imported: tuple[str, ...]) -> tuple[str, ...]:
+    """Ids of the teachers chosen; of an imported one nothing but its id is known to choose it by."""
     named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed", "fold")}
     ids = [
         id_
@@ -207,6 +214,8 @@ def _selected(selection: Selection, fleet: dict[str, Teacher]) -> tuple[str, ...
         if all(getattr(settings, field) in values for field, values in named.items() if values)
         and (not selection.id or id_ in selection.id)
     ]
+    if not any(named.values()):
+        ids += [id_ for id_ in imported if not selection.id or id_ in selection.id]
     return tuple(ids[: selection.count])
 
 
@@ -268,7 +277,7 @@ def _student(
                 action="remove the student's",
             )
         run = run.model_copy(update={"temperature": own or run.temperature})
-        check_view(run, target.views, {teacher: fleet[teacher] for teacher in target.teachers}, where)
+        check_view(run, target.views, {t: fleet[t] for t in target.teachers if t in fleet}, where)
     suffix = digest(content(run), target.id if target else None)
     return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target)
 

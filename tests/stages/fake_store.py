@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ukd_dist import manifest
 from ukd_dist.config import Encoding
-from ukd_dist.data.knowledge import logits_name, logits_path, write_logits
+from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, samples_csv, shard_name, write_shard
 from ukd_dist.experiment import Experiment, parse, resolved
 from ukd_dist.rundir import RunDirectory
@@ -63,7 +63,7 @@ def build(root: Path, teachers: int, rows: int, classes: int, trained_on: Tensor
     for k, member in enumerate(store.experiment("{avg: {method: avg}}").teachers):
         directory = RunDirectory(root).teacher(member.id)
         seen_n = torch.ones(rows, dtype=torch.bool) if trained_on is None else trained_on[k]
-        write_logits(
+        checks = write_logits(
             logits_path(directory, "train"),
             logits_knc[k],
             shards.rows["train"],
@@ -71,8 +71,9 @@ def build(root: Path, teachers: int, rows: int, classes: int, trained_on: Tensor
             view="centre",
             trained_on=seen_n,
         )
-        inputs = {"shards": shards.digest}
-        manifest.commit(directory, "teacher", resolved(member.settings), inputs, [logits_name("train")])
+        inputs, name = {"shards": shards.digest}, logits_name("train")
+        summary = {CHECKS: {name: checks}}
+        manifest.commit(directory, "teacher", resolved(member.settings), inputs, [name], summary)
     return store
 
 

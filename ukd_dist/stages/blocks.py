@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, RowArray
+from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET
+from ukd_dist.data.rowarray import RowArray
 from ukd_dist.data.sums import read_sums, write_sums
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.method.assembly import Assembly, observe
@@ -29,28 +30,26 @@ class Opinion:
 
     Attributes:
         logits: `[rows, classes]` or `[rows, views, classes]`.
-        silent: bool `[rows]`, True where it is not heard; None where it is heard everywhere.
+        out_of_fold: It is heard only on rows that it was not trained on.
     """
 
     logits: RowArray
-    silent: RowArray | None = None
+    out_of_fold: bool = False
 
-    def read(self, begin: int, end: int) -> tuple[Tensor, Tensor | None]:
+    def read(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Logits of rows `begin` to `end`, a row for each view, and where they are heard, bool."""
         logits_nc = self.logits.read(begin, end).flatten(0, -2)
-        if self.silent is None:
-            return logits_nc, None
-        return logits_nc, (~self.silent.read(begin, end)).repeat_interleave(self.num_views)
+        covers, trained_on = self.logits.covers, self.logits.trained_on
+        heard_n = torch.ones(end - begin, dtype=torch.bool) if covers is None else covers.read(begin, end)
+        if self.out_of_fold:
+            assert trained_on is not None, f"{self.logits.path} does not say what it was trained on"
+            heard_n = heard_n & ~trained_on.read(begin, end)
+        return logits_nc, heard_n.repeat_interleave(self.num_views)
 
     @property
     def num_views(self) -> int:
         """Stored views of each row."""
         return self.logits.shape[1] if len(self.logits.shape) == 3 else 1
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row of logits, as stored."""
-        return self.logits.row_bytes
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def assemble(work: Work, block: Block) -> tuple[Assembly, int]:
             with naming_source(opinion):
                 apply(logits_nc, work.labels(block), heard_n)
     read_rows = len(block.labels_n) * (2 if work.weighting.compares else 1)
-    return assembly, read_rows * sum(o.row_bytes for o in (*work.add, *work.remove))
+    return assembly, read_rows * sum(o.logits.row_bytes for o in (*work.add, *work.remove))
 
 
 def open_sums(work: Work, block: Block, reference_n: Tensor | None) -> Assembly:
@@ -164,10 +163,10 @@ def naming_source(opinion: Opinion) -> Iterator[None]:
 def _reference(work: Work, block: Block) -> Tensor | None:
     if not work.weighting.compares:
         return None
-    labels_n = work.labels(block)
+    labels_n, first_row = work.labels(block), block.begin * work.num_views
     reference_n = torch.full((len(labels_n),), -torch.inf, dtype=torch.float64)
     for opinion in work.add:
         logits_nc, heard_n = opinion.read(block.begin, block.end)
         with naming_source(opinion):
-            observe(work.weighting, logits_nc, labels_n, reference_n, heard_n)
+            observe(work.weighting, logits_nc, labels_n, reference_n, heard_n, first_row=first_row)
     return reference_n

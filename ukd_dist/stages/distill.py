@@ -15,7 +15,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.data.clips import Clips
-from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_rows
+from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_finished
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import StudentMember, resolved
@@ -136,14 +136,11 @@ def objective_of(
     temperature, space = settings.temperature, member.target.settings.space
     each_view = member.target.views.kind == "random"
     directory = run.target(member.target.id)
-    found = manifest.read(directory)
-    assert found is not None
-    manifest.verify(directory, found, [TARGET_FILE])
-    path, rows = directory / TARGET_FILE, shards.rows["train"]
-    target = open_rows(path, TARGET, rows, "train", len(shards.classes)).read().to(device)
+    rows, num_classes = shards.rows["train"], len(shards.classes)
+    target = open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes).read().to(device)
     entropies = None
     if member.target.settings.method == "avg1":
-        entropies = open_rows(path, MEAN_ENTROPY, rows, "train", None).read().to(device)
+        entropies = open_finished(directory, TARGET_FILE, MEAN_ENTROPY, rows, "train", None).read().to(device)
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
         seen = (batch.rows_b, batch.views_b) if each_view else (batch.rows_b,)

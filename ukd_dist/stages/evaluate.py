@@ -14,7 +14,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.data.knowledge import LOGITS, logits_path, open_rows, write_logits
+from ukd_dist.data.knowledge import CHECKS, LOGITS, logits_path, open_finished, write_logits
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.errors import DataError
@@ -212,8 +212,9 @@ def infer_student(root: Path, member: StudentMember) -> None:
     rows = shards.rows["test"]
     none = torch.zeros(len(rows), dtype=torch.bool)
     path = logits_path(directory, "test")
-    write_logits(path, logits_nc, rows, "test", view=CENTRE, trained_on=none)
-    manifest.commit(path.parent, "logits", {}, {"student": found.digest()}, [path.name])
+    checks = write_logits(path, logits_nc, rows, "test", view=CENTRE, trained_on=none)
+    summary = {CHECKS: {path.name: checks}}
+    manifest.commit(path.parent, "logits", {}, {"student": found.digest()}, [path.name], summary)
 
 
 def _check_trained(context: Context, shards: ShardSet) -> None:
@@ -277,8 +278,6 @@ def _fuse(run: RunDirectory, shards: ShardSet, subject: Subject, pair: Pair) -> 
 def _test_logits(directory: Path, shards: ShardSet) -> torch.Tensor:
     """float32 `[rows, classes]`, checked; a student's have a manifest of their own, written by evaluation."""
     path = logits_path(directory, "test")
-    for owner in (path.parent, directory):
-        if found := manifest.read(owner):
-            manifest.verify(owner, found, [str(path.relative_to(owner))])
-            break
-    return open_rows(path, LOGITS, shards.rows["test"], "test", len(shards.classes)).read().float()
+    owner = path.parent if manifest.read(path.parent) else directory
+    name, num_classes = str(path.relative_to(owner)), len(shards.classes)
+    return open_finished(owner, name, LOGITS, shards.rows["test"], "test", num_classes).read().float()

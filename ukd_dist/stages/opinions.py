@@ -63,7 +63,6 @@ def tally_block(opinions: Sequence[Opinion], work: Work, sums: Path, block: Bloc
     spread_n = torch.zeros(len(labels_n), dtype=torch.float64)
     for opinion in opinions:
         logits_nc, heard_n = opinion.read(block.begin, block.end)
-        heard_n = torch.ones(len(labels_n), dtype=torch.bool) if heard_n is None else heard_n
         logits_nc = logits_nc.masked_fill(~heard_n.unsqueeze(1), 0.0)
         share_n = work.weighting.weights(logits_nc, labels_n, totals, reference_n).masked_fill_(~heard_n, 0.0)
         spread_n -= torch.special.xlogy(share_n, share_n)

@@ -22,16 +22,16 @@ from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.config import Target
 from ukd_dist.data.knowledge import (
+    CHECKS,
     LOGITS,
     MEAN_ENTROPY,
     TARGET,
-    TRAINED_ON,
     common_view,
     logits_name,
-    logits_path,
-    open_rows,
+    open_finished,
     write_target,
 )
+from ukd_dist.data.rowarray import ROWS_PER_CHECK, Checks
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.sums import SUMS, find_sums, read_sums
 from ukd_dist.errors import DataError
@@ -42,6 +42,7 @@ from ukd_dist.progress import Bar
 from ukd_dist.stages.bases import nearest_base
 from ukd_dist.stages.blocks import Block, Opinion, Work, assemble_block
 from ukd_dist.stages.context import Context
+from ukd_dist.stages.imports import read_imported
 from ukd_dist.stages.opinions import Tally, chosen_blocks, describe, tally_block
 
 TARGET_FILE = "train.safetensors"
@@ -82,7 +83,7 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     view, num_views = common_view([opinion.logits for opinion in everyone]), everyone[0].num_views
     weighting = weighting_of(target.settings)
     cluster = context.experiment.cluster
-    rows_per_block = cluster.reduce_rows
+    rows_per_block = _whole_checks(cluster.reduce_rows)
     begins = range(0, len(shards.rows["train"]), rows_per_block)
     base = None if weighting.compares else nearest_base(context.run, settings, inputs, begins)
     work = Work(
@@ -101,11 +102,16 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
         for begin in begins
     ]
     sums, tally = _run(context, target, work, blocks, everyone)
-    _write(directory, shards, settings, [sums[begin] for begin in begins], view, everyone[0].logits.shape)
+    shape = everyone[0].logits.shape
+    checks = _write(directory, shards, settings, [sums[begin] for begin in begins], view, shape)
     table = describe(tally, target.teachers, shards.classes)
     manifest.write_atomically(directory / OPINIONS, json.dumps(table, indent=1).encode())
     files = [TARGET_FILE, OPINIONS, *_keep(context, directory, sums)]
-    summary = {"teachers": list(target.teachers), "base": base.target if base else None}
+    summary = {
+        "teachers": list(target.teachers),
+        "base": base.target if base else None,
+        CHECKS: {TARGET_FILE: checks},
+    }
     manifest.commit(directory, "target", settings, inputs, files, summary)
 
 
@@ -153,7 +159,7 @@ def _write(
     sums: list[Path],
     view: str,
     shape: tuple[int, ...],
-) -> None:
+) -> Checks:
     """Join the blocks to a target of the shape of the teachers' logits."""
     blocks = [read_sums(path) for path in sums]
     named = {
@@ -161,7 +167,7 @@ def _write(
         for name, whole in ((TARGET, shape), (MEAN_ENTROPY, shape[:-1]))
         if name in blocks[0]
     }
-    write_target(
+    return write_target(
         directory / TARGET_FILE,
         named[TARGET],
         shards.rows["train"],
@@ -186,13 +192,17 @@ def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dic
     digests = {}
     members = {member.id: member for member in context.experiment.teachers}
     for teacher in target.teachers:
-        settings = resolved(members[teacher].settings)
-        found = manifest.finished(context.run.teacher(teacher), "teacher", settings, {"shards": shards})
+        directory, way = context.run.teacher(teacher), "train it with `ukd teach`"
+        if teacher in members:
+            settings = resolved(members[teacher].settings)
+            found = manifest.finished(directory, "teacher", settings, {"shards": shards})
+        else:
+            found, way = read_imported(directory, shards), "bring it in with `ukd logits import`"
         if found is None:
             raise DataError(
                 f"target '{target.name}' needs teacher {teacher}, which is not finished",
                 expected="every teacher that it selects",
-                action="train it with `ukd teach`, or take it out of the experiment",
+                action=f"{way}, or take it out of the experiment",
             )
         digests[teacher] = found.files[logits_name("train")].sha256
     return digests
@@ -202,12 +212,14 @@ def _opinions(
     context: Context, teachers: tuple[str, ...], settings: Target, shards: ShardSet
 ) -> tuple[Opinion, ...]:
     rows = shards.rows["train"]
-    opinions = []
-    for teacher in teachers:
-        path = logits_path(context.run.teacher(teacher), "train")
-        logits = open_rows(path, LOGITS, rows, "train", len(shards.classes))
-        silent = None
-        if settings.rows == "out_of_fold":
-            silent = open_rows(path, TRAINED_ON, rows, "train", None)
-        opinions.append(Opinion(logits, silent))
-    return tuple(opinions)
+    rows, name, num_classes = shards.rows["train"], logits_name("train"), len(shards.classes)
+    out_of_fold = settings.rows == "out_of_fold"
+    return tuple(
+        Opinion(open_finished(context.run.teacher(t), name, LOGITS, rows, "train", num_classes), out_of_fold)
+        for t in teachers
+    )
+
+
+def _whole_checks(num_rows: int) -> int:
+    """Rows a task in whole checked blocks, so that no byte is read twice; less than one block stays."""
+    return num_rows - num_rows % ROWS_PER_CHECK or num_rows

@@ -12,7 +12,7 @@ from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.config import Teacher
 from ukd_dist.data.folds import assign_folds
-from ukd_dist.data.knowledge import logits_name, logits_path, write_logits
+from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.metrics import Recorder
@@ -70,15 +70,18 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
             recorder=recorder,
             num_rows=int(trained_on.sum()),
         )
+    checks = {}
     for split in shards.splits:
         rows = shards.rows[split]
         views = settings.views if split == "train" else settings.views.evaluated
         logits = infer(model, shards, split, settings, device, views)
         seen = torch.from_numpy(trained_on) if split == "train" else torch.zeros(len(rows), dtype=torch.bool)
-        write_logits(logits_path(directory, split), logits, rows, split, view=views.name, trained_on=seen)
+        checks[logits_name(split)] = write_logits(
+            logits_path(directory, split), logits, rows, split, view=views.name, trained_on=seen
+        )
     save_weights(model, directory / WEIGHTS)
     files = [WEIGHTS, HISTORY, *map(logits_name, shards.splits)]
-    manifest.commit(directory, "teacher", resolved(settings), inputs, files)
+    manifest.commit(directory, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
 
 
 def rows_trained_on(shards: ShardSet, settings: Teacher) -> npt.NDArray[np.bool_]:
