@@ -182,7 +182,7 @@ def test_another_valid_file_in_its_place_is_found(tmp_path: Path) -> None:
 
 def test_targets_are_checked_as_they_are_read(tmp_path: Path) -> None:
     path = tmp_path / "train.safetensors"
-    checks = write_target(path, LOGITS_NC, ALL_ROWS, {"method": "pkd"})
+    checks = write_target(path, LOGITS_NC, ALL_ROWS, {"method": "pkd"}, view="centre")
     array = open_rows(path, TARGET, ALL_ROWS, "train", CLASSES, checks)
     assert torch.equal(array.read(), LOGITS_NC)
     flip(path, array.place(7), 64)
@@ -272,7 +272,7 @@ def test_an_opened_array_is_small_and_travels(finished: Path) -> None:
 
 def test_checks_are_plain_json(tmp_path: Path) -> None:
     path = tmp_path / "train.safetensors"
-    checks = write_target(path, LOGITS_NC, ALL_ROWS, {})
+    checks = write_target(path, LOGITS_NC, ALL_ROWS, {}, view="centre")
     assert Checks(**json.loads(json.dumps(dataclasses.asdict(checks)))) == checks
     assert checks == Checks.of(path.read_bytes())
     assert len(checks.tensors[TARGET]) == 16 * 3
@@ -286,8 +286,12 @@ def test_numbers_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         open_rows(path, LOGITS, ALL_ROWS, "train", CLASSES)
     assert str(raised.value) == (
-        f"{path}: 'logits' holds F64; expected one of F32, F16, BOOL; import it with `ukd logits import`"
+        f"{path}: 'logits' holds torch.float64; expected torch.float32 or torch.float16; "
+        "import it with `ukd logits import`"
     )
+    save_file({LOGITS: LOGITS_NC.long()}, path)
+    with pytest.raises(DataError, match="'logits' holds I64; expected one of F64, F32, F16, BOOL; import"):
+        open_rows(path, LOGITS, ALL_ROWS, "train", CLASSES)
 
 
 def test_a_missing_file_of_a_finished_directory_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from ukd_dist import manifest
 from ukd_dist.config import Encoding
-from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, ShardSet, samples_csv, shard_name, write_shard
+from ukd_dist.data.shards import (
+    SAMPLES,
+    Sample,
+    ShardSet,
+    SplitName,
+    samples_csv,
+    shard_name,
+    write_shard,
+)
 from ukd_dist.experiment import Experiment, parse
 from ukd_dist.rundir import REJECTS, RunDirectory
 
@@ -30,6 +38,9 @@ cluster: {{metrics_port: null}}
 """
 
 
+KEYS: dict[SplitName, list[str]] = {"train": TRAIN, "test": TEST}
+
+
 def experiment(root: Path, *overrides: str) -> Experiment:
     return parse(EXPERIMENT.format(root=root), "small", list(overrides))
 
@@ -39,17 +50,17 @@ def build(root: Path, *, prefix: str = "") -> RunDirectory:
     run = RunDirectory(root)
     samples = [
         Sample(split, row, prefix + key, row % 3, CLASSES[row % 3], "1", 30, 30.0, 64, 48)
-        for split, keys in zip(SPLITS, (TRAIN, TEST), strict=True)
+        for split, keys in KEYS.items()
         for row, key in enumerate(keys)
     ]
     run.shards.mkdir(parents=True)
-    for split in SPLITS:
+    for split in KEYS:
         write_shard(run.shards / shard_name(split, 0), [(s, {}) for s in samples if s.split == split])
     manifest.write_atomically(run.experiment, experiment(root).to_yaml().encode())
     manifest.write_atomically(run.shards / SAMPLES, samples_csv(samples))
     rejected = json.dumps({"key": REJECTED, "reason": "no_frames"}) + "\n"
     manifest.write_atomically(run.shards / REJECTS, rejected.encode())
-    tars = [shard_name(split, 0) for split in SPLITS]
+    tars = [shard_name(split, 0) for split in KEYS]
     files = [SAMPLES, REJECTS, *tars, *(tar.replace(".tar", ".idx") for tar in tars)]
     settings = {"classes": list(CLASSES), "encoding": Encoding().model_dump(mode="json")}
     summary = {"samples": {"train": len(TRAIN), "test": len(TEST)}, "rejected": {"no_frames": 1}}

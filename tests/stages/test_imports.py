@@ -24,8 +24,9 @@ from ukd_dist.experiment import resolved
 from ukd_dist.method.weighting import Weighting
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating
+from ukd_dist.stages.blocks import Block, Opinion, Work, assemble
 from ukd_dist.stages.imports import read_imported
-from ukd_dist.stages.reduce import TARGET_FILE, assemble_block
+from ukd_dist.stages.reduce import TARGET_FILE
 
 EVERYTHING = [*TRAIN, *TEST]
 
@@ -321,13 +322,14 @@ def test_a_partial_teacher_counts_where_it_has_a_say_and_nowhere_else(run: RunDi
     shards = small_run.shards(run)
     name = "logits/train.safetensors"
     others = open_finished(run.teacher("others"), name, LOGITS, shards.rows["train"], "train", 3)
-    labels_n = torch.from_numpy(shards.rows["train"].labels)
-    weighting = Weighting(method="pkd", h=0.99)
+    block = Block(0, torch.from_numpy(shards.rows["train"].labels))
 
-    both_nc, _ = assemble_block([theirs, others], labels_n, 0, weighting)
+    def target_of(*teachers: RowArray) -> torch.Tensor:
+        opinions = tuple(Opinion(logits) for logits in teachers)
+        work = Work(Weighting(method="pkd"), 3, 1, opinions, (), Path("sums"), "", keep=False)
+        return assemble(work, block)[0].finish()
 
-    alone_nc, _ = assemble_block([others], labels_n, 0, weighting)
-    agreed_nc, _ = assemble_block([others, others], labels_n, 0, weighting)
+    both_nc, alone_nc, agreed_nc = target_of(theirs, others), target_of(others), target_of(others, others)
     assert torch.equal(both_nc[:2], alone_nc[:2])
     assert torch.equal(both_nc[2:], agreed_nc[2:])
 
@@ -348,8 +350,8 @@ def test_the_reduction_says_how_to_bring_in_a_teacher(run: RunDirectory) -> None
     Path("small.yaml").write_text(small_run.EXPERIMENT.format(root="run"))
     line = told(invoke("reduce", "small.yaml", "teachers.fleet=[]", "root=run"), exit_code=1)
     assert line == (
-        "target 'ukd' needs teacher theirs, which is not finished; expected every teacher of the "
-        "experiment; bring it in with `ukd logits import`, or take it out of the experiment"
+        "target 'ukd' needs teacher theirs, which is not finished; expected every teacher that it "
+        "selects; bring it in with `ukd logits import`, or take it out of the experiment"
     )
 
 
@@ -475,4 +477,4 @@ def test_the_reduction_checks_an_imported_teacher_as_it_reads(run: RunDirectory)
         file.seek(array.place(5))
         file.write(b"\xff")
     with pytest.raises(DataError, match=f"{array.path} was altered in rows 0 to 11 of 'logits'"):
-        assemble_block([array], torch.zeros(12, dtype=torch.int64), 0, Weighting(method="pkd", h=0.99))
+        array.read()

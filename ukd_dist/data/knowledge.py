@@ -163,6 +163,12 @@ def open_rows(
         MismatchError: It speaks of other rows.
     """
     metadata, array = open_unbound(path, tensor, checks)
+    if tensor in (LOGITS, TARGET) and array.dtype not in (torch.float32, torch.float16):
+        raise DataError(
+            f"{path}: '{tensor}' holds {array.dtype}",
+            expected="torch.float32 or torch.float16",
+            action="import it with `ukd logits import`",
+        )
     if metadata.get("split") != split or metadata.get("keys_sha256") != rows.digest:
         raise MismatchError(
             f"{path} speaks of other videos (split {metadata.get('split')}, shape {list(array.shape)})",
