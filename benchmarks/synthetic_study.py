@@ -9,7 +9,9 @@ the student sees rgb.
 Fixed beforehand: world, networks and recipes, by the accuracies of teachers and undistilled students on seeds
 900-905, before any target was assembled; alpha at the paper's 0.5; and on the pilot seeds, for every arm
 alike, the temperature and weight decay of the best mean accuracy on validation recordings, a fifth of the
-training ones. Test rows choose nothing. Students of a seed share initial weights and batch order.
+training ones. Test rows choose nothing. Students of a seed share initial weights and batch order. Added after
+the results of these `tuned` students were known: `light` ones, all at the least weight decay, with
+temperatures from the same pilots.
 
 Label smoothing of equal entropy: smoothing e makes the label (1-e) onehot + e/C; e is where its entropy is
 the mean over training rows of H(alpha onehot + (1-alpha) softmax(target/tau)), target and tau those of the
@@ -31,7 +33,7 @@ import platform
 import statistics
 import subprocess
 import time
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +51,7 @@ from ukd_dist.method.weighting import Space, Weighting
 
 ALPHA, TAUS, WEIGHT_DECAYS = 0.5, (1.0, 2.0, 5.0, 20.0), (5e-3, 2e-2, 4e-2)
 VALIDATION_GROUPS = 6  # of the training ones, in pilots
+STUDENTS = {"tuned": WEIGHT_DECAYS, "light": WEIGHT_DECAYS[:1]}  # which weight decays they choose from
 PILOT_SEEDS, SEEDS = range(100, 108), range(30)
 T_975 = {29: 2.045}  # Student's t, two-sided 95%, by degrees of freedom
 PLAIN = ("baseline", "smoothing", "smoothing-1")
@@ -82,8 +85,9 @@ def main() -> None:
     for condition in TEACHERS:
         for seed in PILOT_SEEDS:
             keep(kept, "pilots", condition, seed, pilot_options())
+        students = [choose(kept["pilots"], condition, decays) for decays in STUDENTS.values()]
         for seed in SEEDS:
-            keep(kept, "runs", condition, seed, choose(kept["pilots"], condition))
+            keep(kept, "runs", condition, seed, list(chain(*students)))
     print(json.dumps({name: value for name, value in record(kept).items() if name not in ("pilots", "runs")}))
 
 
@@ -110,14 +114,14 @@ def pilot_options() -> list[Option]:
     return [Option(arm, tau, decay) for arm, taus in arms for tau, decay in product(taus, WEIGHT_DECAYS)]
 
 
-def choose(pilots: list[dict[str, Any]], condition: str) -> list[Option]:
+def choose(pilots: list[dict[str, Any]], condition: str, decays: tuple[float, ...]) -> list[Option]:
     """Returns each arm's option of the best mean validation accuracy; `smoothing` has pkd's temperature."""
     found = [pilot["accuracies"] for pilot in pilots if pilot["condition"] == condition]
     means = dict(zip(pilot_options(), map(statistics.fmean, zip(*found, strict=True)), strict=True))
     chosen: dict[str, Option] = {}
     for arm in (*TARGETS, *PLAIN):
         taus = (chosen["pkd"].temperature,) if arm == "smoothing" else TAUS
-        options = [option for option in means if option.arm == arm and option.temperature in taus]
+        options = [o for o in means if o.arm == arm and o.temperature in taus and o.weight_decay in decays]
         chosen[arm] = max(options, key=means.__getitem__)
     return [chosen[arm] for arm in (*PLAIN, *TARGETS)]
 
@@ -234,18 +238,25 @@ def record(kept: dict[str, Any]) -> dict[str, Any]:
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns means over seeds of one condition; differences of accuracies in points, with intervals."""
-    arms = {arm: [run["students"][number] for run in runs] for number, arm in enumerate((*PLAIN, *TARGETS))}
-    points = {arm: [100 * student["accuracy"] for student in students] for arm, students in arms.items()}
+    arms = (*PLAIN, *TARGETS)
+    found: dict[str, Any] = {name: means([run["teachers"][name] for run in runs]) for name in ("rgb", "flow")}
+    for place, kind in enumerate(STUDENTS):
+        students = {
+            arm: [run["students"][place * len(arms) + number] for run in runs]
+            for number, arm in enumerate(arms)
+        }
+        points = {arm: [100 * one["accuracy"] for one in entries] for arm, entries in students.items()}
+        found[kind] = {
+            arm: {**means(students[arm]), "to_baseline": paired(points[arm], points["baseline"])}
+            for arm in arms
+        }
+        found[f"{kind}_contrasts"] = {f"{a} - {b}": paired(points[a], points[b]) for a, b in CONTRASTS}
+    return found
 
-    def means(entries: list[dict[str, Any]]) -> dict[str, Any]:
-        names = [name for name, value in entries[0].items() if isinstance(value, float)]
-        return {name: round(statistics.fmean(entry[name] for entry in entries), 4) for name in names}
 
-    return {
-        "arms": {a: {**means(arms[a]), "to_baseline": paired(points[a], points["baseline"])} for a in arms},
-        "contrasts": {f"{one} - {other}": paired(points[one], points[other]) for one, other in CONTRASTS},
-        "teachers": {name: means([run["teachers"][name] for run in runs]) for name in ("rgb", "flow")},
-    }
+def means(entries: list[dict[str, Any]]) -> dict[str, float]:
+    names = [name for name, value in entries[0].items() if isinstance(value, float)]
+    return {name: round(statistics.fmean(entry[name] for entry in entries), 4) for name in names}
 
 
 def paired(ones: list[float], others: list[float]) -> dict[str, float]:
