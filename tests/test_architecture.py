@@ -69,7 +69,7 @@ ANYWHERE_IN = {
     "cv2": {"data/modalities.py", "data/synthetic/drawing.py", "data/synthetic/dataset.py"},
     "webdataset": {"data/shards.py"},
     "wds2idx": {"data/shards.py"},
-    "safetensors": {"data/knowledge.py", "training/inference.py"},
+    "safetensors": {"data/knowledge.py", "data/sums.py", "training/inference.py"},
     "matplotlib": set[str](),
     "typer": {"cli.py"},
 }

@@ -160,7 +160,7 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
         ("teachers.fleet.1.resources.gpus=-1", "teachers.fleet[1].resources.gpus is -1; expected greater"),
         ("targets.ukd.h=1", "targets.ukd.h is 1; expected less than 1; correct it"),
         ("targets.ukd.h=0", "targets.ukd.h is 0; expected greater than 0; correct it"),
-        ("targets.ukd.method=median", "targets.ukd.method is 'median'; expected 'pkd', 'gtd' or 'avg'"),
+        ("targets.ukd.method=median", "targets.ukd.method is 'median'; expected 'pkd', 'gtd', 'avg', "),
         ("students.runs.1.alpha=1.5", "students.runs[1].alpha is 1.5; expected less than or equal to 1"),
         ("students.runs.1.temperature=0", "students.runs[1].temperature is 0; expected greater than 0"),
         ("students.runs.0.targets=null", "students.runs[0].targets is None; expected a valid string"),

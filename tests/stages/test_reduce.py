@@ -267,7 +267,9 @@ def _first_worker(cluster: RayCluster, member: TargetMember, root: Path) -> tupl
     sums = RunDirectory(root).target(member.id) / SUMS
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        blocks = {path.name.partition("-")[0].lstrip("0") or "0": path for path in sums.glob("[0-9]*.safetensors")}
+        blocks = {
+            path.name.partition("-")[0].lstrip("0") or "0": path for path in sums.glob("[0-9]*.safetensors")
+        }
         for log in cluster.logs.glob(f"reduce-{member.id}-*.log"):
             if blocks and log.stem.rpartition("-")[2] not in blocks:
                 began = json.loads(log.read_text().splitlines()[0])
