@@ -165,6 +165,7 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
         ("students.runs.1.temperature=0", "students.runs[1].temperature is 0; expected greater than 0"),
         ("students.runs.0.targets=null", "students.runs[0].targets is None; expected a valid string"),
         ("evaluate.fusion.two=[ukd]", "evaluate.fusion.two[1] is missing; expected a value; give it one"),
+        ("evaluate.published.ukd=120", "evaluate.published.ukd is 120; expected less than or equal to 100"),
         ("cluster.metrics_port=70000", "cluster.metrics_port is 70000; expected less than or equal to 65535"),
     ],
 )
@@ -209,6 +210,11 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         (
             ["evaluate.fusion.two=[ukd, baseline]", "students.runs.0.seed=1"],
             "evaluate.fusion.two: ukd and baseline have no seed in common",
+        ),
+        (
+            ["evaluate.fusion.two=[ukd, baseline]", "evaluate.published={two: 70.9, udk: 71.3}"],
+            "evaluate.published names unknown student or fusion 'udk'; expected one of baseline, two, ukd; "
+            "correct the name, or remove the figure",
         ),
         (["teachers.fleet.0.seed=1"], "teachers.fleet[0]: 'seed' is given by the entry and by its grid"),
         (["teachers.fleet.0.grid={seed: 1}"], "teachers.fleet[0]: grid is {'seed': 1}; expected a mapping"),
@@ -362,6 +368,7 @@ def test_equal_settings_said_otherwise_give_the_same_ids() -> None:
         "root=/elsewhere",
         "name=renamed",
         "data.videos=/elsewhere",
+        "evaluate.published={ukd: 71.3}",
     ],
 )
 def test_how_and_where_it_is_computed_changes_no_id(override: str) -> None:
