@@ -22,6 +22,7 @@ from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.charts import SHARE, Curve, Scale, line_chart, style
 from ukd_dist.stages.evaluate import Result
 from ukd_dist.stages.findings import Group, Member, compare, costs, flat, read_fusions, read_groups
+from ukd_dist.stages.provenance import read_origins, write_origins
 from ukd_dist.stages.summary import is_telling, summarise, write_summary
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
 from ukd_dist.training.loop import Epoch
@@ -30,13 +31,13 @@ PAGE = "index.html"
 
 
 def report(run: RunDirectory, experiment: Experiment) -> Path:
-    """Write the page of a run, finished or not, and its table, summary.csv.
+    """Write the page of a run, finished or not, and its tables: summary.csv and opinions.csv.
 
     Returns:
         Path of the page.
 
     Raises:
-        DataError: A manifest is damaged.
+        DataError: A manifest, or a finished target's opinions.json, is damaged.
     """
     environment = Environment(
         loader=PackageLoader("ukd_dist", "stages/templates"),
@@ -47,6 +48,7 @@ def report(run: RunDirectory, experiment: Experiment) -> Path:
     )
     contents = _contents(run, experiment)
     page = environment.get_template("report.html.j2").render(contents)
+    write_origins(run, contents["origins"])
     write_summary(run, contents["summaries"])
     path = run.report / PAGE
     manifest.write_atomically(path, page.encode())
@@ -87,6 +89,8 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
         "comparisons": comparisons,
         "summaries": summaries,
         "telling": is_telling(summaries),
+        "origins": read_origins(run, experiment),
+        "target_states": {status.id: status.state for status in statuses if status.kind == "target"},
         "costs": [
             ("s", "seconds an epoch", costs(students, _median_seconds)),
             ("MiB", "peak memory, MiB", costs(students, _peak_mib)),
