@@ -73,6 +73,50 @@ def test_the_subset_experiment_leaves_the_place_of_the_videos_to_the_user() -> N
         pipeline.load(HOME / "launch/experiments/arid_subset.yaml")
 
 
+# Tables 1 and 2 of the paper, and its two-stream network of Table 3: tau and top-1 in percent.
+PAPER = {
+    "baseline-rgb": ("rgb", None, 67.4),
+    "baseline-flow": ("flow", None, 57.8),
+    "rgb-from-rgb": ("rgb", 5, 70.8),
+    "rgb-from-flow": ("rgb", 30, 69.5),
+    "flow-from-flow": ("flow", 20, 62.7),
+    "flow-from-rgb": ("flow", 10, 62.1),
+    "avg1": ("rgb", 10, 70.8),
+    "avg2": ("rgb", 60, 70.1),
+    "gtd": ("rgb", 20, 68.7),
+    "ukd": ("rgb", 20, 71.3),
+}
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("arid_tables", 5), ("tiny_tables", 2)])
+def test_the_papers_tables_are_one_experiment_with_a_tiny_sibling(name: str, seeds: int) -> None:
+    places = [f"{key}={value}" for key, value in PLACES.items()] if name == "arid_tables" else []
+    experiment = pipeline.load(HOME / f"launch/experiments/{name}.yaml", places)
+
+    modality_of = {teacher.id: teacher.settings.modality for teacher in experiment.teachers}
+    published = experiment.evaluate.published
+    for student in experiment.students:
+        settings = student.settings
+        found = settings.modality, settings.temperature, published[settings.name]
+        assert found == PAPER[settings.name]
+        learns_from, _, source = settings.name.partition("-from-")
+        taught_by = [modality_of[teacher] for teacher in student.target.teachers] if student.target else []
+        assert taught_by == ([source] if source else [] if "baseline" in learns_from else ["rgb", "flow"])
+    assert sorted(s.settings.name for s in experiment.students) == sorted([*PAPER] * seeds)
+    assert experiment.evaluate.fusion == {"two-stream": ("baseline-rgb", "baseline-flow")}
+    assert published.keys() - PAPER.keys() == {"two-stream"}
+    assert published["two-stream"] == 70.9
+    methods = {target.name: target.settings.method for target in experiment.targets}
+    assert methods == {
+        "rgb": "single",
+        "flow": "single",
+        "avg1": "avg1",
+        "avg2": "avg",
+        "gtd": "gtd",
+        "ukd": "pkd",
+    }
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_relative_link_leads_somewhere(document: str) -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", (HOME / document).read_text()):

@@ -11,13 +11,17 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from ukd_dist.errors import UkdError, file_error
+
+if TYPE_CHECKING:
+    from ukd_dist.stages.evaluate import Result
+    from ukd_dist.stages.summary import Summary
 
 app = typer.Typer(
     help="Unlimited Knowledge Distillation for action recognition in dark videos.",
@@ -231,24 +235,30 @@ def _run(path: Path, overrides: list[str], stages: list[str] | None, replace: bo
     from ukd_dist.progress import Progress
     from ukd_dist.rundir import RunDirectory
     from ukd_dist.stages.report import results_rows
+    from ukd_dist.stages.summary import is_telling, read_summary
 
     stages = stages or list(pipeline.STAGES)
     experiment = pipeline.load(path, overrides)
     page = pipeline.run(experiment, stages, replace=replace, progress=Progress())
-    results = results_rows(RunDirectory(experiment.root), experiment) if "evaluate" in stages else []
+    run, evaluated = RunDirectory(experiment.root), "evaluate" in stages
+    results = results_rows(run, experiment) if evaluated else []
+    summaries = read_summary(run, experiment) if evaluated else []
     if as_json:
         _print(
-            {"root": str(experiment.root), "report": str(page), "results": [asdict(r) for r in results]}, True
+            {
+                "root": str(experiment.root),
+                "report": str(page),
+                "results": [asdict(result) for result in results],
+                "summary": [asdict(summary) for summary in summaries],
+            },
+            as_json,
         )
         return
     if results:
-        table = Table(
-            "kind", "name", "modality", "seed", "target", "test top-1", "correct", box=None, pad_edge=False
-        )
-        for r in results:
-            correct = f"{r.correct}/{r.clips}"
-            table.add_row(r.kind, r.name, r.modality, str(r.seed), r.target or "-", f"{r.top1:.1%}", correct)
-        _console().print(table)
+        _console().print(_results_table(results))
+    if is_telling(summaries):
+        _console().print()
+        _console().print(_summary_table(summaries))
     _console().print(f"report: {page}")
 
 
@@ -263,6 +273,27 @@ def _print_records(records: Sequence[Any], as_json: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _results_table(results: Sequence[Result]) -> Table:
+    columns = ("kind", "name", "modality", "seed", "target", "test top-1", "correct")
+    table = Table(*columns, box=None, pad_edge=False)
+    for r in results:
+        correct = f"{r.correct}/{r.clips}"
+        table.add_row(r.kind, r.name, r.modality, str(r.seed), r.target or "-", f"{r.top1:.1%}", correct)
+    return table
+
+
+def _summary_table(summaries: Sequence[Summary]) -> Table:
+    table = Table("kind", "name", "modality", "target", box=None, pad_edge=False)
+    for column in ("runs", "mean %", "deviation", "published %"):
+        table.add_column(column, justify="right")
+    for s in summaries:
+        percents = (s.mean_percent, s.deviation_percent, s.published_percent)
+        figures = ("-" if percent is None else f"{percent:.1f}" for percent in percents)
+        name = f"{s.name} ({s.note})" if s.note else s.name
+        table.add_row(s.kind, name, s.modality, s.target or "-", str(s.runs), *figures)
+    return table
 
 
 def _print(value: object, as_json: bool) -> None:

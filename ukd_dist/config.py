@@ -16,6 +16,7 @@ from ukd_dist.settings import Settings, SettingsError
 
 Modality = Literal["rgb", "flow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 NO_TARGETS = "none"
 
@@ -404,6 +405,10 @@ class Evaluate(Settings):
 
     fusion: dict[Name, tuple[Name, Name]] = Field(
         default_factory=dict, description="two-stream late fusion: name -> two student names, paired by seed"
+    )
+    published: dict[Name, Percent] = Field(
+        default_factory=dict,
+        description="top-1 published elsewhere: student's or fusion's name -> percent, shown beside ours",
     )
 
 

@@ -175,6 +175,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     _refuse_twins([s.id for s in students], where, "students.runs")
     _check_modalities(data, [*(t.settings for t in teachers), *(s.settings for s in students)], where)
     _check_fusion(file.evaluate, students, where)
+    _check_published(file.evaluate, students, where)
     resolved = file.model_copy(update={"data": data, "root": file.root.absolute()})
     return Experiment(
         name=file.name,
@@ -316,6 +317,17 @@ def _check_fusion(evaluate: Evaluate, students: tuple[StudentMember, ...], where
                 f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have several runs of one seed",
                 expected="one run a name and seed, by which they are paired",
                 action="give runs that differ in more than their seed names of their own",
+            )
+
+
+def _check_published(evaluate: Evaluate, students: tuple[StudentMember, ...], where: str) -> None:
+    names = {student.settings.name for student in students} | evaluate.fusion.keys()
+    for name in evaluate.published:
+        if name not in names:
+            raise UsageError(
+                f"{where}: evaluate.published names unknown student or fusion '{name}'",
+                expected=f"one of {', '.join(sorted(names))}",
+                action="correct the name, or remove the figure",
             )
 
 

@@ -62,7 +62,8 @@ def shard(run: RunDirectory) -> ShardSet:
     manifest.write_atomically(run.shards / SAMPLES, samples_csv(samples))
     settings = {"classes": list(CLASSES), "encoding": Encoding().model_dump(mode="json")}
     indexes = [shard_name(split, 0).replace(".tar", ".idx") for split in SPLITS]
-    manifest.commit(run.shards, "shards", settings, {}, [SAMPLES, *indexes])
+    counts = {"samples": dict.fromkeys(SPLITS, len(LABELS)), "rejected": {}}
+    manifest.commit(run.shards, "shards", settings, {}, [SAMPLES, *indexes], counts)
     return ShardSet(run.shards)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
+from ukd_dist.stages.tables import write_changed, write_table
 from ukd_dist.training.inference import WEIGHTS, infer, load_weights
 from ukd_dist.training.setup import build_network, prepare_device
 
@@ -121,20 +120,12 @@ def write_results(run: RunDirectory, results: Sequence[Result]) -> bool:
     Returns:
         Whether anything changed.
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(result) for result in results)
     fused = [asdict(result) for result in results if result.kind == "fusion"]
-    contents = {FUSIONS: json.dumps(fused, indent=1).encode(), RESULTS_CSV: text.getvalue().encode()}
-    changed = {
-        name: payload
-        for name, payload in contents.items()
-        if not (run.report / name).is_file() or (run.report / name).read_bytes() != payload
-    }
-    for name, payload in changed.items():
-        manifest.write_atomically(run.report / name, payload)
-    return bool(changed)
+    changed = [
+        write_changed(run.report / FUSIONS, json.dumps(fused, indent=1).encode()),
+        write_table(run.report / RESULTS_CSV, _COLUMNS, map(asdict, results)),
+    ]
+    return any(changed)
 
 
 def read_result(directory: Path) -> Result | None:
