@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor
 from tests.method import oracle
 from tests.method.threads import with_threads
 from ukd_dist.errors import DataError, UsageError
+from ukd_dist.method.assembly import Assembly, observe
 from ukd_dist.method.weighting import (
     ENTROPY_FLOOR,
     GTD_FLOOR,
@@ -236,18 +240,34 @@ def test_a_floor_that_is_no_positive_number_is_refused(floor: float) -> None:
         gtd_weights(LOGITS, LABELS, floor)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "entropy"])
-def test_every_weighting_refuses_what_is_no_opinion(method: Method) -> None:
-    logits_nc = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 0.0]])
-    with pytest.raises(DataError, match=r"^1 logits are NaN or infinite, the first in row 1; expected"):
-        weighting_of(method).coefficients(logits_nc, LABELS)
+NO_OPINION = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 0.0]])
+NAMED = r"^1 logits are NaN or infinite, the first in row 1; expected"
 
 
-@pytest.mark.parametrize("method", ["best", "confidence"])
-def test_no_teacher_is_scored_by_what_is_no_opinion(method: Method) -> None:
-    logits_nc = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 0.0]])
-    with pytest.raises(DataError, match=r"^1 logits are NaN or infinite, the first in row 1; expected"):
-        weighting_of(method).scores(logits_nc, LABELS)
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda z, y: pkd_weights(z, y, 0.99),
+        gtd_weights,
+        average_weights,
+        truth_cross_entropies,
+        entropies,
+    ],
+)
+def test_every_measure_refuses_what_is_no_opinion(weights: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(DataError, match=NAMED):
+        weights(NO_OPINION, LABELS)
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_no_weighting_hears_what_is_no_opinion(method: Method) -> None:
+    weighting = weighting_of(method)
+    reference_n = torch.full((2,), 5.0, dtype=torch.float64)
+    with pytest.raises(DataError, match=NAMED):
+        Assembly(weighting, 2, 3, reference_n=reference_n).add(NO_OPINION, LABELS)
+    if weighting.compares:
+        with pytest.raises(DataError, match=NAMED):
+            observe(weighting, NO_OPINION, LABELS, reference_n)
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,18 @@ class RowArray:
         """Bytes of one row."""
         return prod(self.shape[1:]) * self.dtype.itemsize
 
-    def read(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
+    def read(
+        self, begin: int = 0, end: int | None = None, *, buffer: bytearray | None = None
+    ) -> torch.Tensor:
         """Rows `begin` to `end`, `[end - begin, ...]`, each block checked that they touch.
 
         Only their bytes are read, widened to whole blocks: multiples of `rows_per_check` read none twice.
+
+        Args:
+            begin: The first row.
+            end: The row after the last; None: all that follow.
+            buffer: Where the bytes go, lengthened if need be, for a reader of many arrays, since fresh memory
+                costs as much as reading into it. The rows are good until it is used again.
 
         Raises:
             DataError: The file was cut off, or altered in these blocks; names the rows.
@@ -106,16 +114,21 @@ class RowArray:
         first = begin - begin % step if self.digests is not None else begin
         blocks = list(self.blocks(first, end, step))
         origin, last = self.place(first), blocks[-1][1] if blocks else first
-        content = torch.empty(self.place(last) - origin, dtype=torch.uint8)
-        view = content.numpy().data
+        size = self.place(last) - origin
+        buffer = bytearray() if buffer is None else buffer
+        buffer.extend(bytes(max(0, size - len(buffer))))
+        view = memoryview(buffer)
         with self.path.open("rb") as file:
             file.seek(origin)
             for low, high in blocks:
                 part = view[self.place(low) - origin : self.place(high) - origin]
                 if file.readinto(part) != len(part) or self._differs(part, low):
                     raise _altered(self.path, f"rows {low} to {high - 1} of '{self.tensor}'")
-        wanted = content[self.place(begin) - origin : self.place(end) - origin]
-        return wanted.view(self.dtype).reshape(end - begin, *self.shape[1:])
+        shape = (end - begin, *self.shape[1:])
+        if not prod(shape):
+            return torch.empty(shape, dtype=self.dtype)
+        start = self.place(begin) - origin
+        return torch.frombuffer(buffer, dtype=self.dtype, count=prod(shape), offset=start).reshape(shape)
 
     def blocks(self, begin: int, end: int, step: int) -> Iterator[tuple[int, int]]:
         """Whole blocks of `step` rows, from the one that begins at `begin` to the one with `end - 1`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.method.fixedpoint import MAX_TERM, MAX_TERMS, ExactSum
 from ukd_dist.method.rows import check_opinion, covered_rows, heard_logits
-from ukd_dist.method.weighting import Weighting, entropies
+from ukd_dist.method.weighting import Weighting, softened_entropies
 
 
 def observe(
@@ -208,14 +208,14 @@ class Assembly:
             raise _of_other_rows(logits_nc, f"{self._shape()}, the block's rows and classes")
         covers_n = covered_rows(covers_n, len(self.opinions))
         logits_nc = heard_logits(logits_nc, covers_n)
-        check_opinion(logits_nc, labels_n, first_row=self.first_row)
+        largest = check_opinion(logits_nc, labels_n, first_row=self.first_row)
         opinions_n = self.opinions + sign * covers_n
         self._check_count(opinions_n)
         coefficients = self.weighting.coefficients(
             logits_nc, labels_n, self._lead(logits_nc, labels_n, covers_n)
         )
         coefficients = tuple(coefficient_n.mul_(covers_n) for coefficient_n in coefficients)
-        self._check_range(logits_nc, coefficients)
+        self._check_range(logits_nc, coefficients, largest)
         temperature = self.weighting.temperature
         for numerator, coefficient_n in zip(self.numerators, coefficients, strict=True):
             if temperature is None:
@@ -224,7 +224,7 @@ class Assembly:
                 numerator.add_probs(logits_nc, temperature, coefficient_n, sign)
         if self.entropy is not None:
             assert temperature is not None
-            self.entropy.add(entropies(logits_nc, labels_n, temperature) * covers_n, sign)
+            self.entropy.add(softened_entropies(logits_nc, temperature) * covers_n, sign)
         for denominator, coefficient_n in zip(self.denominators, coefficients, strict=True):
             denominator.add(coefficient_n, sign)
         self.opinions = opinions_n
@@ -253,13 +253,12 @@ class Assembly:
                 action="assemble fewer teachers",
             )
 
-    def _check_range(self, logits_nc: Tensor, coefficients: tuple[Tensor, ...]) -> None:
+    def _check_range(self, logits_nc: Tensor, coefficients: tuple[Tensor, ...], largest: float) -> None:
         if len(logits_nc) == 0:
             return
         in_logits = self.weighting.space == "logits"
-        largest = max(1.0, -float(logits_nc.min()), float(logits_nc.max())) if in_logits else 1.0
         for coefficient_n in coefficients:
-            if float(coefficient_n.max()) * largest < MAX_TERM:
+            if float(coefficient_n.max()) * (max(largest, 1.0) if in_logits else 1.0) < MAX_TERM:
                 continue  # so is every row's own
             largest_n = coefficient_n
             if in_logits:

@@ -53,11 +53,11 @@ class ExactSum:
             weights_n: w, float64 [n]; |w z| < 2^29.
             sign: 1 or -1.
         """
-        kernels.add_logits(*self._limbs(), as_array(logits_nc), weights_n.numpy(), sign)
+        kernels.add_logits(*self._limbs(), as_array(logits_nc), weights_n.numpy(), float(sign))
 
     def add_probs(self, logits_nc: Tensor, temperature: float, weights_n: Tensor, sign: int = 1) -> None:
         """Adds sign * w softmax(z / temperature); arguments as in `add_logits`."""
-        kernels.add_probs(*self._limbs(), as_array(logits_nc), temperature, weights_n.numpy(), sign)
+        kernels.add_probs(*self._limbs(), as_array(logits_nc), temperature, weights_n.numpy(), float(sign))
 
     def merge(self, other: ExactSum) -> None:
         """Adds another sum of the same shape."""

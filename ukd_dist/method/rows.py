@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ukd_dist.errors import DataError
+from ukd_dist.method import kernels
 from ukd_dist.method.kernels import Array
 
 MAX_LOGIT = 2.0**29
@@ -17,7 +19,7 @@ def as_array(logits_nc: Tensor) -> Array:
     return (logits_nc.float() if logits_nc.dtype == torch.float16 else logits_nc).contiguous().numpy()
 
 
-def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) -> None:
+def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) -> float:
     """Refuses logits and labels that cannot be weighed.
 
     Args:
@@ -25,14 +27,20 @@ def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) ->
         labels_n: Expected int64 [n], 0 to C-1.
         first_row: Number of the block's first row, for messages.
 
+    Returns:
+        The largest magnitude of a logit, 0 if there are no rows.
+
     Raises:
         DataError: If they are not as expected; the message counts what is wrong and names the first row.
     """
     _check_form(logits_nc, labels_n)
     if len(logits_nc) == 0:
-        return
+        return 0.0
     _check_labels(labels_n, logits_nc.shape[1], first_row)
-    _check_values(logits_nc, first_row)
+    largest = _largest_magnitude(as_array(logits_nc))
+    if not largest < MAX_LOGIT:
+        raise _not_weighable(logits_nc, first_row)
+    return largest
 
 
 def covered_rows(covers_n: Tensor | None, num_rows: int) -> Tensor:
@@ -99,15 +107,19 @@ def _check_labels(labels_n: Tensor, num_classes: int, first_row: int) -> None:
         )
 
 
-def _check_values(logits_nc: Tensor, first_row: int) -> None:
-    lowest, highest = torch.aminmax(logits_nc)
-    if lowest.item() > -MAX_LOGIT and highest.item() < MAX_LOGIT:  # both are NaN if any logit is
-        return
+def _largest_magnitude(logits: Array) -> float:
+    """Returns the largest |z|; NaN or infinity if any logit is."""
+    integers = np.int32 if logits.dtype == np.float32 else np.int64
+    bits = kernels.largest_bits(logits.reshape(-1).view(integers), np.iinfo(integers).max)
+    return float(integers(bits).view(logits.dtype))
+
+
+def _not_weighable(logits_nc: Tensor, first_row: int) -> DataError:
     wrong_nc, what = ~logits_nc.isfinite(), "NaN or infinite"
     if not wrong_nc.any():
         wrong_nc, what = logits_nc.abs() >= MAX_LOGIT, "out of range"
     row = first_row + int(wrong_nc.nonzero()[0, 0])
-    raise DataError(
+    return DataError(
         f"{int(wrong_nc.sum())} logits are {what}, the first in row {row}",
         expected="finite logits of less than 2^29",
         action="leave this teacher out or train it again",

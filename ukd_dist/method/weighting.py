@@ -91,11 +91,10 @@ class Weighting:
     def scores(self, logits_nc: Tensor, labels_n: Tensor) -> Tensor:
         """Returns, float64 [n], of what a weighting that compares takes the largest as its reference.
 
-        Raises:
-            DataError: If the logits or labels are not what `check_opinion` expects.
+        Logits and labels are such as `check_opinion` lets pass, here and in `coefficients` and `weights`.
         """
         assert self.compares, f"'{self.method}' weighs each teacher by itself"
-        ce_n = truth_cross_entropies(logits_nc, labels_n)
+        ce_n = _truth_cross_entropies(logits_nc, labels_n)
         return ce_n if self.method == "confidence" else ce_n.neg_()
 
     def coefficients(
@@ -110,26 +109,23 @@ class Weighting:
             labels_n: True classes, int64 [n].
             lead_n: Of a weighting that compares: this teacher's `scores` less the reference, the largest of
                 all teachers', float64 [n], at most 0.
-
-        Raises:
-            DataError: If the logits or labels are not what `check_opinion` expects.
         """
         match self.method:
             case "pkd":
-                return (pkd_weights(logits_nc, labels_n, self.h),)
+                return (_pkd_weights(logits_nc, labels_n, self.h),)
             case "gtd":
-                return (gtd_weights(logits_nc, labels_n, self.floor),)
+                return (_gtd_weights(logits_nc, labels_n, self.floor),)
             case "entropy":
-                doubts_n = entropies(logits_nc, labels_n).clamp_(min=ENTROPY_FLOOR)
-                return average_weights(logits_nc, labels_n), doubts_n
+                doubts_n = softened_entropies(logits_nc).clamp_(min=ENTROPY_FLOOR)
+                return _ones(logits_nc), doubts_n
             case "best":
                 assert lead_n is not None
                 return ((lead_n == 0.0).double(),)
             case "confidence":
                 assert lead_n is not None
-                return average_weights(logits_nc, labels_n), lead_n.exp()
+                return _ones(logits_nc), lead_n.exp()
             case "avg" | "avg1" | "single":
-                return (average_weights(logits_nc, labels_n),)
+                return (_ones(logits_nc),)
 
     def weights(
         self, logits_nc: Tensor, labels_n: Tensor, sums: tuple[Tensor, ...], reference_n: Tensor | None = None
@@ -169,10 +165,8 @@ def pkd_weights(logits_nc: Tensor, labels_n: Tensor, h: float) -> Tensor:
         DataError: If the logits or labels are not what `check_opinion` expects.
     """
     check_opinion(logits_nc, labels_n)
-    num_classes = logits_nc.shape[1]
-    _check_h(h, num_classes)
-    share = (1.0 - h) / (num_classes - 1)
-    return _cross_entropies(logits_nc, labels_n, on_label=h - share, on_every=share).reciprocal_()
+    _check_h(h, logits_nc.shape[1])
+    return _pkd_weights(logits_nc, labels_n, h)
 
 
 def gtd_weights(logits_nc: Tensor, labels_n: Tensor, floor: float = GTD_FLOOR) -> Tensor:
@@ -194,8 +188,9 @@ def gtd_weights(logits_nc: Tensor, labels_n: Tensor, floor: float = GTD_FLOOR) -
         UsageError: If the floor is not positive.
         DataError: If the logits or labels are not what `check_opinion` expects.
     """
+    check_opinion(logits_nc, labels_n)
     _check_floor(floor)
-    return truth_cross_entropies(logits_nc, labels_n).clamp_(min=floor).reciprocal_()
+    return _gtd_weights(logits_nc, labels_n, floor)
 
 
 def average_weights(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
@@ -212,7 +207,7 @@ def average_weights(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
         DataError: If the logits or labels are not what `check_opinion` expects.
     """
     check_opinion(logits_nc, labels_n)
-    return torch.ones(len(logits_nc), dtype=torch.float64)
+    return _ones(logits_nc)
 
 
 def truth_cross_entropies(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
@@ -225,7 +220,7 @@ def truth_cross_entropies(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
         DataError: If the logits or labels are not what `check_opinion` expects.
     """
     check_opinion(logits_nc, labels_n)
-    return _cross_entropies(logits_nc, labels_n, on_label=1.0, on_every=0.0)
+    return _truth_cross_entropies(logits_nc, labels_n)
 
 
 def entropies(logits_nc: Tensor, labels_n: Tensor, temperature: float = 1.0) -> Tensor:
@@ -239,9 +234,31 @@ def entropies(logits_nc: Tensor, labels_n: Tensor, temperature: float = 1.0) -> 
         DataError: If the logits or labels are not what `check_opinion` expects.
     """
     check_opinion(logits_nc, labels_n)
+    return softened_entropies(logits_nc, temperature)
+
+
+def softened_entropies(logits_nc: Tensor, temperature: float = 1.0) -> Tensor:
+    """Returns as `entropies`, of logits that `check_opinion` has let pass."""
     entropy_n = torch.empty(len(logits_nc), dtype=torch.float64)
     kernels.entropies(as_array(logits_nc), temperature, entropy_n.numpy())
     return entropy_n
+
+
+def _pkd_weights(logits_nc: Tensor, labels_n: Tensor, h: float) -> Tensor:
+    share = (1.0 - h) / (logits_nc.shape[1] - 1)
+    return _cross_entropies(logits_nc, labels_n, on_label=h - share, on_every=share).reciprocal_()
+
+
+def _gtd_weights(logits_nc: Tensor, labels_n: Tensor, floor: float) -> Tensor:
+    return _truth_cross_entropies(logits_nc, labels_n).clamp_(min=floor).reciprocal_()
+
+
+def _truth_cross_entropies(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
+    return _cross_entropies(logits_nc, labels_n, on_label=1.0, on_every=0.0)
+
+
+def _ones(logits_nc: Tensor) -> Tensor:
+    return torch.ones(len(logits_nc), dtype=torch.float64)
 
 
 def _cross_entropies(logits_nc: Tensor, labels_n: Tensor, *, on_label: float, on_every: float) -> Tensor:

@@ -36,9 +36,12 @@ class Opinion:
     logits: RowArray
     out_of_fold: bool = False
 
-    def read(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """Logits of rows `begin` to `end`, a row for each view, and where they are heard, bool."""
-        logits_nc = self.logits.read(begin, end).flatten(0, -2)
+    def read(self, begin: int, end: int, buffer: bytearray) -> tuple[Tensor, Tensor]:
+        """Logits of rows `begin` to `end`, a row for each view, and where they are heard, bool.
+
+        The logits lie in the buffer, as `RowArray.read` says.
+        """
+        logits_nc = self.logits.read(begin, end, buffer=buffer).flatten(0, -2)
         covers, trained_on = self.logits.covers, self.logits.trained_on
         heard_n = torch.ones(end - begin, dtype=torch.bool) if covers is None else covers.read(begin, end)
         if self.out_of_fold:
@@ -129,9 +132,10 @@ def assemble(work: Work, block: Block) -> tuple[Assembly, int]:
         DataError: A teacher's logits are damaged or not finite.
     """
     assembly = open_sums(work, block, _reference(work, block))
+    buffer = bytearray()
     for opinions, apply in ((work.add, assembly.add), (work.remove, assembly.remove)):
         for opinion in opinions:
-            logits_nc, heard_n = opinion.read(block.begin, block.end)
+            logits_nc, heard_n = opinion.read(block.begin, block.end, buffer)
             with naming_source(opinion):
                 apply(logits_nc, work.labels(block), heard_n)
     read_rows = len(block.labels_n) * (2 if work.weighting.compares else 1)
@@ -165,8 +169,9 @@ def _reference(work: Work, block: Block) -> Tensor | None:
         return None
     labels_n, first_row = work.labels(block), block.begin * work.num_views
     reference_n = torch.full((len(labels_n),), -torch.inf, dtype=torch.float64)
+    buffer = bytearray()
     for opinion in work.add:
-        logits_nc, heard_n = opinion.read(block.begin, block.end)
+        logits_nc, heard_n = opinion.read(block.begin, block.end, buffer)
         with naming_source(opinion):
             observe(work.weighting, logits_nc, labels_n, reference_n, heard_n, first_row=first_row)
     return reference_n

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ukd_dist.data.knowledge import TARGET
 from ukd_dist.data.sums import read_sums
-from ukd_dist.method.weighting import entropies
+from ukd_dist.method.weighting import softened_entropies
 from ukd_dist.stages.blocks import REFERENCE, TOTALS, Block, Opinion, Work
 
 MOST_ROWS = 65_536
@@ -61,8 +61,9 @@ def tally_block(opinions: Sequence[Opinion], work: Work, sums: Path, block: Bloc
 
     columns: dict[str, list[Tensor]] = {n: [] for n in ("heard", "share", "correct", "agree", "entropy")}
     spread_n = torch.zeros(len(labels_n), dtype=torch.float64)
+    buffer = bytearray()
     for opinion in opinions:
-        logits_nc, heard_n = opinion.read(block.begin, block.end)
+        logits_nc, heard_n = opinion.read(block.begin, block.end, buffer)
         logits_nc = logits_nc.masked_fill(~heard_n.unsqueeze(1), 0.0)
         share_n = work.weighting.weights(logits_nc, labels_n, totals, reference_n).masked_fill_(~heard_n, 0.0)
         spread_n -= torch.special.xlogy(share_n, share_n)
@@ -71,7 +72,7 @@ def tally_block(opinions: Sequence[Opinion], work: Work, sums: Path, block: Bloc
         columns["share"].append(by_class(share_n))
         columns["correct"].append(by_class((best_n == labels_n) & heard_n))
         columns["agree"].append(by_class((best_n == chosen_n) & heard_n))
-        columns["entropy"].append(by_class(entropies(logits_nc, labels_n) * heard_n))
+        columns["entropy"].append(by_class(softened_entropies(logits_nc) * heard_n))
     stacked = {name: torch.stack(column) for name, column in columns.items()}
     return Tally(rows=by_class(torch.ones(len(labels_n))), weight_entropy=by_class(spread_n), **stacked)
 
