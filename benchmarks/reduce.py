@@ -41,10 +41,10 @@ from ukd_dist.data.rowarray import Checks
 from ukd_dist.data.shards import Rows, Sample
 from ukd_dist.method.weighting import Weighting
 from ukd_dist.stages.blocks import Block, Opinion, Work, assemble, assemble_block
+from ukd_dist.stages.reduce import rows_of_a_block
 
 CASES = {"arid": (1000, 5_361, 11), "kinetics": (16, 240_000, 400)}
 FEW = 10
-ROWS_PER_BLOCK = Cluster().reduce_rows
 REPEATS = 5
 RESULT = Path(__file__).parent / "results" / "reduce.json"
 Case = tuple[int, int, int]
@@ -65,7 +65,6 @@ def main() -> None:
         "commit": run("git", "rev-parse", "--short", "HEAD"),
         "hardware": f"{os.cpu_count()} cores, {cpu_model()}, no GPU",
         "repeats": REPEATS,
-        "rows_per_block": ROWS_PER_BLOCK,
         "cases": {name: measure(smaller(case) if given.small else case) for name, case in CASES.items()},
     }
     print(json.dumps(record))
@@ -99,6 +98,7 @@ def measure(case: Case) -> dict[str, Any]:
         "teachers": case[0],
         "rows": case[1],
         "classes": case[2],
+        "rows_per_block": rows_of_a_block(None, case[2]),
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         **{f"share_{name}": spread(ratios(seconds["numpy"], seconds[name])) for name in WAYS},
         "two_workers": spread(ratios(*workers)),
@@ -167,8 +167,8 @@ def work(folder: Path, case: Case, checks: list[Checks] | None, teachers: int | 
 
 
 def blocks(case: Case) -> list[Block]:
-    labels_n = labels(case)
-    return [Block(n, labels_n[n : n + ROWS_PER_BLOCK]) for n in range(0, case[1], ROWS_PER_BLOCK)]
+    labels_n, size = labels(case), rows_of_a_block(None, case[2])
+    return [Block(n, labels_n[n : n + size]) for n in range(0, case[1], size)]
 
 
 def read_and_sum(folder: Path, case: Case) -> None:
@@ -198,8 +198,8 @@ def on_workers(job: Work, case: Case, folder: Path, count: int) -> list[float]:
 
 
 def smaller_blocks(case: Case) -> list[Block]:
-    """At least eight, so that two workers can share them: ARID's rows are less than two blocks."""
-    labels_n, size = labels(case), min(ROWS_PER_BLOCK, -(-case[1] // 8))
+    """At least eight, so that two workers can share them: ARID's rows are less than one block."""
+    labels_n, size = labels(case), min(rows_of_a_block(None, case[2]), -(-case[1] // 8))
     return [Block(n, labels_n[n : n + size]) for n in range(0, case[1], size)]
 
 

@@ -424,8 +424,11 @@ class Cluster(Settings):
         None, ge=1, description="of a local node; default: the cores shared equally"
     )
     max_failures: int = Field(3, ge=0, description="times that a lost process is started again")
-    reduce_rows: int = Field(
-        4096, ge=1, description="rows that one task of the reduction assembles; 1024s read no byte twice"
+    reduce_rows: int | None = Field(
+        None,
+        ge=1,
+        description="rows that one task of the reduction assembles; 1024s read no byte twice; "
+        "default: 1024 to 8192, fewer for more classes",
     )
     keep_sums: bool = Field(
         True, description="keep each target's running sums: one of a teacher more or less then costs one"

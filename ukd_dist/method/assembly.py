@@ -165,7 +165,7 @@ class Assembly:
             less_nc = self.numerators[1].value() / self.denominators[1].value().unsqueeze(1)
             total_nc = torch.where(total_n > 1, total_nc - less_nc, total_nc)
             total_n = (total_n - 1).clamp_(min=1)
-        target_nc = (total_nc / total_n).to(torch.float32)
+        target_nc = total_nc.div_(total_n).to(torch.float32)
         # A difference of rounded sums: of a probability near 0 it may be below 0, where a KL is NaN.
         return target_nc if self.weighting.space == "logits" else target_nc.clamp_(min=0)
 
@@ -206,15 +206,17 @@ class Assembly:
         # Everything is checked before anything is summed: an error leaves the sums as they were.
         if list(logits_nc.shape) != self._shape():
             raise _of_other_rows(logits_nc, f"{self._shape()}, the block's rows and classes")
-        covers_n = covered_rows(covers_n, len(self.opinions))
-        logits_nc = heard_logits(logits_nc, covers_n)
+        if covers_n is not None:
+            covers_n = covered_rows(covers_n, len(self.opinions))
+            logits_nc = heard_logits(logits_nc, covers_n)
         largest = check_opinion(logits_nc, labels_n, first_row=self.first_row)
-        opinions_n = self.opinions + sign * covers_n
+        opinions_n = self.opinions + (sign if covers_n is None else sign * covers_n)
         self._check_count(opinions_n)
         coefficients = self.weighting.coefficients(
             logits_nc, labels_n, self._lead(logits_nc, labels_n, covers_n)
         )
-        coefficients = tuple(coefficient_n.mul_(covers_n) for coefficient_n in coefficients)
+        if covers_n is not None:
+            coefficients = tuple(coefficient_n.mul_(covers_n) for coefficient_n in coefficients)
         self._check_range(logits_nc, coefficients, largest)
         temperature = self.weighting.temperature
         for numerator, coefficient_n in zip(self.numerators, coefficients, strict=True):
@@ -224,15 +226,18 @@ class Assembly:
                 numerator.add_probs(logits_nc, temperature, coefficient_n, sign)
         if self.entropy is not None:
             assert temperature is not None
-            self.entropy.add(softened_entropies(logits_nc, temperature) * covers_n, sign)
+            entropy_n = softened_entropies(logits_nc, temperature)
+            self.entropy.add(entropy_n if covers_n is None else entropy_n.mul_(covers_n), sign)
         for denominator, coefficient_n in zip(self.denominators, coefficients, strict=True):
             denominator.add(coefficient_n, sign)
         self.opinions = opinions_n
 
-    def _lead(self, logits_nc: Tensor, labels_n: Tensor, covers_n: Tensor) -> Tensor | None:
+    def _lead(self, logits_nc: Tensor, labels_n: Tensor, covers_n: Tensor | None) -> Tensor | None:
         if self.reference_n is None:
             return None
-        lead_n = (self.weighting.scores(logits_nc, labels_n) - self.reference_n).masked_fill_(~covers_n, 0.0)
+        lead_n = self.weighting.scores(logits_nc, labels_n) - self.reference_n
+        if covers_n is not None:
+            lead_n.masked_fill_(~covers_n, 0.0)
         if (lead_n > 0.0).any():
             raise DataError(
                 f"a teacher leads in row {self.first_row + int(lead_n.argmax())} that was not observed",

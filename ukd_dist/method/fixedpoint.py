@@ -39,11 +39,10 @@ class ExactSum:
             terms: float64, of the sum's shape, each |x| < 2^29.
             sign: 1 or -1.
         """
-        scaled = terms * 2.0**HIGH_BITS
-        high = scaled.round()
-        low = ((scaled - high) * 2.0**LOW_BITS).round()
-        self.limbs[0].add_(high.to(torch.int64), alpha=sign)
-        self.limbs[1].add_(low.to(torch.int64), alpha=sign)
+        high, low = self._limbs()
+        kernels.add_terms(
+            high.reshape(-1), low.reshape(-1), terms.contiguous().numpy().reshape(-1), float(sign)
+        )
 
     def add_logits(self, logits_nc: Tensor, weights_n: Tensor, sign: int = 1) -> None:
         """Adds sign * w z: as `add` of the products.
@@ -68,8 +67,10 @@ class ExactSum:
 
         The low limbs of K terms are worth at most K * 2^-15: rounding them loses no more than K * 2^-68.
         """
-        high, low = self.limbs[0], self.limbs[1]
-        return high.double() * 2.0**-HIGH_BITS + low.double() * 2.0 ** -(HIGH_BITS + LOW_BITS)
+        high, low = self._limbs()
+        out = torch.empty(high.shape, dtype=torch.float64)
+        kernels.values(high.reshape(-1), low.reshape(-1), out.numpy().reshape(-1))
+        return out
 
     def _limbs(self) -> tuple[kernels.Array, kernels.Array]:
         return self.limbs[0].numpy(), self.limbs[1].numpy()

@@ -103,6 +103,27 @@ def entropies(logits_nc: Array, temperature: float, out_n: Array) -> None:
 
 
 @_compiled
+def add_terms(high: Array, low: Array, terms: Array, sign: float) -> None:
+    """Adds sign * terms to limbs as `fixedpoint` defines them.
+
+    Args:
+        high: int64, one-dimensional, in units of 2^-14.
+        low: int64, in units of 2^-57.
+        terms: float64, each |x| < 2^29.
+        sign: 1 or -1: rounding is symmetric, so what was added is taken out to the bit.
+    """
+    for i in range(terms.size):
+        _add(high, low, i, sign * terms[i])
+
+
+@_compiled
+def values(high: Array, low: Array, out: Array) -> None:
+    """Writes what limbs hold, as exact as float64 is, to `out`, float64, one-dimensional."""
+    for i in range(out.size):
+        out[i] = high[i] * 2.0**-14 + low[i] * 2.0**-57
+
+
+@_compiled
 def add_logits(high_nc: Array, low_nc: Array, logits_nc: Array, weights_n: Array, sign: float) -> None:
     """Adds sign * w z to limbs as `fixedpoint` defines them.
 
@@ -111,7 +132,7 @@ def add_logits(high_nc: Array, low_nc: Array, logits_nc: Array, weights_n: Array
         low_nc: int64 [n, C], in units of 2^-57.
         logits_nc: float32 or float64 [n, C].
         weights_n: w, float64 [n]; |w z| < 2^29.
-        sign: 1 or -1: rounding is symmetric, so what was added is taken out to the bit.
+        sign: 1 or -1.
     """
     num_rows, num_classes = logits_nc.shape
     for row in range(num_rows):
@@ -188,15 +209,19 @@ def _exp(x: float) -> float:
 def _load(logits_nc: Array, start: int, tile: Array, largest: Array) -> None:
     """Fills the tile with rows from `start` on, and their largest; lanes beyond the last row repeat it."""
     num_rows, num_classes = logits_nc.shape
+    largest[:] = -np.inf
+    if start + _LANES <= num_rows:
+        for c in range(num_classes):
+            for lane in range(_LANES):
+                value = logits_nc[start + lane, c]
+                tile[c, lane] = value
+                largest[lane] = value if value > largest[lane] else largest[lane]
+        return
     for lane in range(_LANES):
         row = min(start + lane, num_rows - 1)
         for c in range(num_classes):
-            tile[c, lane] = logits_nc[row, c]
-    for lane in range(_LANES):
-        largest[lane] = tile[0, lane]
-    for c in range(1, num_classes):
-        for lane in range(_LANES):
-            value = tile[c, lane]
+            value = logits_nc[row, c]
+            tile[c, lane] = value
             largest[lane] = value if value > largest[lane] else largest[lane]
 
 

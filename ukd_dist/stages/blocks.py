@@ -36,13 +36,15 @@ class Opinion:
     logits: RowArray
     out_of_fold: bool = False
 
-    def read(self, begin: int, end: int, buffer: bytearray) -> tuple[Tensor, Tensor]:
-        """Logits of rows `begin` to `end`, a row for each view, and where they are heard, bool.
+    def read(self, begin: int, end: int, buffer: bytearray) -> tuple[Tensor, Tensor | None]:
+        """Logits of rows `begin` to `end`, one for each view, and where they are heard; None: everywhere.
 
         The logits lie in the buffer, as `RowArray.read` says.
         """
         logits_nc = self.logits.read(begin, end, buffer=buffer).flatten(0, -2)
         covers, trained_on = self.logits.covers, self.logits.trained_on
+        if covers is None and not self.out_of_fold:
+            return logits_nc, None
         heard_n = torch.ones(end - begin, dtype=torch.bool) if covers is None else covers.read(begin, end)
         if self.out_of_fold:
             assert trained_on is not None, f"{self.logits.path} does not say what it was trained on"
@@ -132,12 +134,12 @@ def assemble(work: Work, block: Block) -> tuple[Assembly, int]:
         DataError: A teacher's logits are damaged or not finite.
     """
     assembly = open_sums(work, block, _reference(work, block))
-    buffer = bytearray()
+    buffer, labels_n = bytearray(), work.labels(block)
     for opinions, apply in ((work.add, assembly.add), (work.remove, assembly.remove)):
         for opinion in opinions:
             logits_nc, heard_n = opinion.read(block.begin, block.end, buffer)
             with naming_source(opinion):
-                apply(logits_nc, work.labels(block), heard_n)
+                apply(logits_nc, labels_n, heard_n)
     read_rows = len(block.labels_n) * (2 if work.weighting.compares else 1)
     return assembly, read_rows * sum(o.logits.row_bytes for o in (*work.add, *work.remove))
 

@@ -64,6 +64,7 @@ def tally_block(opinions: Sequence[Opinion], work: Work, sums: Path, block: Bloc
     buffer = bytearray()
     for opinion in opinions:
         logits_nc, heard_n = opinion.read(block.begin, block.end, buffer)
+        heard_n = torch.ones(len(labels_n), dtype=torch.bool) if heard_n is None else heard_n
         logits_nc = logits_nc.masked_fill(~heard_n.unsqueeze(1), 0.0)
         share_n = work.weighting.weights(logits_nc, labels_n, totals, reference_n).masked_fill_(~heard_n, 0.0)
         spread_n -= torch.special.xlogy(share_n, share_n)

@@ -47,6 +47,7 @@ from ukd_dist.stages.opinions import Tally, chosen_blocks, describe, tally_block
 
 TARGET_FILE = "train.safetensors"
 OPINIONS = "opinions.json"
+_BLOCK_ELEMENTS = 2**19
 
 
 def reduce(context: Context) -> None:
@@ -83,7 +84,7 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     view, num_views = common_view([opinion.logits for opinion in everyone]), everyone[0].num_views
     weighting = weighting_of(target.settings)
     cluster = context.experiment.cluster
-    rows_per_block = _whole_checks(cluster.reduce_rows)
+    rows_per_block = rows_of_a_block(cluster.reduce_rows, len(shards.classes))
     begins = range(0, len(shards.rows["train"]), rows_per_block)
     base = None if weighting.compares else nearest_base(context.run, settings, inputs, begins)
     work = Work(
@@ -220,6 +221,11 @@ def _opinions(
     )
 
 
-def _whole_checks(num_rows: int) -> int:
-    """Rows a task in whole checked blocks, so that no byte is read twice; less than one block stays."""
-    return num_rows - num_rows % ROWS_PER_CHECK or num_rows
+def rows_of_a_block(wanted: int | None, num_classes: int) -> int:
+    """Rows a task: in whole checked blocks, so that no byte is read twice; less than one block stays.
+
+    By default as many as keep a block's sums (16 bytes a class) within 8 MiB, which a core's caches hold.
+    """
+    if wanted is None:
+        wanted = min(max(_BLOCK_ELEMENTS // num_classes, ROWS_PER_CHECK), 8 * ROWS_PER_CHECK)
+    return wanted - wanted % ROWS_PER_CHECK or wanted
