@@ -8,7 +8,6 @@ there. A count that was written is never lost with its process. Only this module
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time

@@ -87,6 +87,7 @@ def target(
     *,
     method: str,
     h: float = 0.99,
+    floor: float = 1e-4,
     temperature: float | None = None,
 ) -> Array:
     """Eq. 9, of logits, or of probabilities if there is a temperature, over the teachers of each video."""
@@ -95,7 +96,7 @@ def target(
     for n in range(num_rows):
         logits_kc = logits_knc[:, n] if covers_kn is None else logits_knc[covers_kn[:, n], n]
         opinions_kc = logits_kc if temperature is None else softmax(logits_kc, temperature)
-        target_nc[n] = weights(method, logits_kc, labels_n[n], h=h) @ opinions_kc
+        target_nc[n] = weights(method, logits_kc, labels_n[n], h=h, floor=floor) @ opinions_kc
     return target_nc
 
 

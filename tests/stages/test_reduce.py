@@ -230,7 +230,7 @@ def test_the_table_of_opinions_holds_each_teachers_share(
     table = json.loads((directory / OPINIONS).read_text())
 
     logits_knc, labels = copy.logits_knc.double().numpy(), copy.labels_n.numpy()
-    weights_nk = np.array([oracle.weights(logits_knc[:, n], labels[n], method=method) for n in range(ROWS)])
+    weights_nk = np.array([oracle.weights(method, logits_knc[:, n], labels[n]) for n in range(ROWS)])
     found = [teacher["share"] for teacher in table["teachers"]]
     np.testing.assert_allclose(found, weights_nk.mean(axis=0), atol=1e-9)
     assert table["rows"] == ROWS
