@@ -63,7 +63,14 @@ def everything(root: Path) -> dict[str, tuple[str, int]]:
 
 def made(root: Path) -> dict[str, str]:
     """Digest of every file that says nothing of how long it took: all of them but histories and manifests."""
-    patterns = ("shards/*", "*/*/" + WEIGHTS, "*/*/logits/*.safetensors", "targets/*/*", "report/results.csv")
+    patterns = (
+        "shards/*",
+        "*/*/" + WEIGHTS,
+        "*/*/logits/*.safetensors",
+        "targets/*/*.*",
+        "targets/*/sums/*",
+        "report/results.csv",
+    )
     return {
         str(path.relative_to(root)): manifest.sha256_of(path)
         for pattern in patterns
