@@ -88,5 +88,6 @@ def _shard(directory: Path, labels_n: Tensor, num_classes: int) -> ShardSet:
     manifest.write_atomically(directory / SAMPLES, samples_csv(samples))
     settings = {"classes": names, "encoding": Encoding().model_dump(mode="json")}
     files = [SAMPLES, tar, Path(tar).with_suffix(".idx").name]
-    manifest.commit(directory, "shards", settings, {}, files)
+    counts = {"samples": {"train": len(samples), "test": 0}, "rejected": {}}
+    manifest.commit(directory, "shards", settings, {}, files, counts)
     return ShardSet(directory)
