@@ -12,9 +12,9 @@ from ukd_dist.config import Encoding
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import (
     SAMPLES,
-    SPLITS,
     Sample,
     ShardSet,
+    SplitName,
     encode_sample,
     samples_csv,
     shard_name,
@@ -58,7 +58,8 @@ def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     everything: list[Sample] = []
     files = [SAMPLES]
     paths = sorted((videos / "videos").glob("*/*.mp4"))
-    for split, chosen in zip(SPLITS, (paths[:16:2], paths[1:9:2]), strict=True):
+    chosen_of: dict[SplitName, list[Path]] = {"train": paths[:16:2], "test": paths[1:9:2]}
+    for split, chosen in chosen_of.items():
         samples = []
         for row, path in enumerate(chosen):
             info, name = probe(path), path.parent.name

@@ -18,6 +18,7 @@ PACKAGE = REPOSITORY / "ukd_dist"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 VOCABULARY = {
+    "agreement",
     "errors",
     "config",
     "document",
@@ -61,6 +62,7 @@ INSIDE_FUNCTIONS = {
     "ray": {"cluster/scheduler.py", "cluster/ranks.py", "cluster/localnodes.py", "cluster/worker.py"},
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/clips.py"},
+    "pyarrow": {"data/foreign.py"},
     "pytorchvideo": {"models/networks.py"},
 }
 ANYWHERE_IN = {
@@ -69,7 +71,15 @@ ANYWHERE_IN = {
     "cv2": {"data/modalities.py", "data/synthetic/drawing.py", "data/synthetic/dataset.py"},
     "webdataset": {"data/shards.py"},
     "wds2idx": {"data/shards.py"},
-    "safetensors": {"data/knowledge.py", "training/inference.py"},
+    "safetensors": {
+        "data/foreign.py",
+        "data/knowledge.py",
+        "data/rowarray.py",
+        "data/sums.py",
+        "training/inference.py",
+    },
+    "numba": {"method/kernels.py"},
+    "xxhash": {"data/rowarray.py"},
     "matplotlib": set[str](),
     "typer": {"cli.py"},
 }
@@ -79,8 +89,10 @@ HEAVY = {
     "deepspeed",
     "matplotlib",
     "numpy",
+    "numba",
     "nvidia",
     "prometheus_client",
+    "pyarrow",
     "pytorchvideo",
     "ray",
     "safetensors",

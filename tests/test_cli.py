@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -21,7 +24,17 @@ from ukd_dist.cli import app
 from ukd_dist.experiment import load
 from ukd_dist.rundir import coordinating
 
-COMMANDS = sorted(typer.main.get_group(app).commands)
+
+def commands(group: typer.core.TyperGroup, *words: str) -> Iterator[tuple[str, ...]]:
+    """The words of every command, those of groups included."""
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands(command, *words, name)
+        else:
+            yield *words, name
+
+
+COMMANDS = list(commands(typer.main.get_group(app)))
 STAGES = ["shard", "teach", "reduce", "distill", "evaluate", "run"]
 CLASSES = ("Walk", "Wave")
 STUDY = """
@@ -178,19 +191,24 @@ def test_status_tells_people_the_same(here: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
-    result = invoke(command, "--help")
+def parameters(command: tuple[str, ...]) -> list[click.Parameter]:
+    found: Any = typer.main.get_group(app)
+    for word in command:
+        found = found.commands[word]
+    return list(found.params)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    result = invoke(*command, "--help")
     assert result.exit_code == 0
     assert "Usage: " in result.stdout
-    parameters = typer.main.get_group(app).commands[command].params
-    assert [p.name for p in parameters if not getattr(p, "help", None)] == []
+    assert [p.name for p in parameters(command) if not getattr(p, "help", None)] == []
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_json_and_debug(command: str) -> None:
-    options = {o for p in typer.main.get_group(app).commands[command].params for o in p.opts}
-    assert {"--json", "--debug"} <= options
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_json_and_debug(command: tuple[str, ...]) -> None:
+    assert {"--json", "--debug"} <= {o for p in parameters(command) for o in p.opts}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ukd_dist import pipeline
-from ukd_dist.config import ExperimentFile, Student, Teacher
+from ukd_dist.config import ExperimentFile, Student, Teacher, Views
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment, load, parse
 from ukd_dist.settings import Settings
@@ -134,7 +135,10 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
         ("seed=-1", "seed is -1; expected greater than or equal to 0; correct it"),
         ("root=", "root is None; expected a valid path; correct it"),
         ("teachers=5", "teachers is 5; expected a valid dictionary; correct it"),
-        ("teachers.fleet=[]", "teachers.fleet is []; expected at least 1 item; correct it"),
+        (
+            "teachers.fleet=[]",
+            "teachers: fleet is empty and nothing is imported; expected at least one teacher; add one",
+        ),
         ("students.runs=[]", "students.runs is []; expected at least 1 item; correct it"),
         ("data.source=ucf101", "data.source is 'ucf101'; expected 'arid' or 'synthetic'; correct it"),
         ("data.modalities=[]", "data.modalities is []; expected at least 1 item; correct it"),
@@ -145,6 +149,14 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
         ("data.clip.frames=1.5", "data.clip.frames is 1.5; expected a valid integer, "),
         ("data.clip.short_side=224", "data.clip.short_side is 224; expected a valid tuple; correct it"),
         ("data.clip.short_side=[64]", "data.clip.short_side[1] is missing; expected a value; give it one"),
+        ("data.validation={share: 1}", "data.validation.share is 1; expected less than 1; correct it"),
+        ("data.validation={by: group}", "data.validation.share is missing; expected a value; give it one"),
+        ("data.folds={count: 1}", "data.folds.count is 1; expected greater than or equal to 2; correct it"),
+        (
+            "data.folds={count: 5, by: class}",
+            "data.folds.by is 'class'; expected 'random' or 'group'; correct",
+        ),
+        ("teachers.fleet.1.fold=-1", "teachers.fleet[1].fold is -1; expected greater than or equal to 0"),
         ("data.clip.gamma=0", "data.clip.gamma is 0; expected greater than 0; correct it"),
         ("teachers.defaults.lr=.nan", "teachers.fleet[0].lr is nan; expected a finite number; correct it"),
         ("teachers.fleet.1.lr=.inf", "teachers.fleet[1].lr is inf; expected a finite number; correct it"),
@@ -160,11 +172,12 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
         ("teachers.fleet.1.resources.gpus=-1", "teachers.fleet[1].resources.gpus is -1; expected greater"),
         ("targets.ukd.h=1", "targets.ukd.h is 1; expected less than 1; correct it"),
         ("targets.ukd.h=0", "targets.ukd.h is 0; expected greater than 0; correct it"),
-        ("targets.ukd.method=median", "targets.ukd.method is 'median'; expected 'pkd', 'gtd' or 'avg'"),
+        ("targets.ukd.method=median", "targets.ukd.method is 'median'; expected 'pkd', 'gtd', 'avg', "),
         ("students.runs.1.alpha=1.5", "students.runs[1].alpha is 1.5; expected less than or equal to 1"),
         ("students.runs.1.temperature=0", "students.runs[1].temperature is 0; expected greater than 0"),
         ("students.runs.0.targets=null", "students.runs[0].targets is None; expected a valid string"),
         ("evaluate.fusion.two=[ukd]", "evaluate.fusion.two[1] is missing; expected a value; give it one"),
+        ("evaluate.published.ukd=120", "evaluate.published.ukd is 120; expected less than or equal to 100"),
         ("cluster.metrics_port=70000", "cluster.metrics_port is 70000; expected less than or equal to 65535"),
     ],
 )
@@ -210,6 +223,33 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
             ["evaluate.fusion.two=[ukd, baseline]", "students.runs.0.seed=1"],
             "evaluate.fusion.two: ukd and baseline have no seed in common",
         ),
+        (["data.views.clips=3"], "data.views: clips 3 with kind: centre, which has no use for it; expected"),
+        (["data.views={kind: mean, clips: 2, seed: 4}"], "data.views: seed 4 with kind: mean, which has no"),
+        (["data.views={kind: random, crops: 3}"], "data.views: crops 3 with kind: random, which has no use"),
+        (["data.views={kind: mean}"], "data.views: kind: mean of one view; expected several clips or crops"),
+        (["students.runs.0.view=stored"], "students.runs[0]: view: stored without targets; expected view: f"),
+        (
+            ["teachers.fleet.1.fold=0"],
+            "teacher x3d_tiny-rgb-s3 leaves out fold 0, but there is no data.folds",
+        ),
+        (
+            ["data.folds={count: 5}", "teachers.fleet.1.fold=5"],
+            "teacher x3d_tiny-rgb-s3 leaves out fold 5, but data.folds.count is 5; expected a fold from 0",
+        ),
+        (
+            ["data.folds={count: 5}", "teachers.fleet.1.folds={count: 4}"],
+            "teacher x3d_tiny-rgb-s3 has folds of its own; expected those of data.folds, the same for every",
+        ),
+        (["teachers.imported=[a, b, a]"], "teachers: imported names one twice: a, b, a; expected each once"),
+        (
+            [f"teachers.imported=[{study().teachers[0].id}]"],
+            f"teachers holds {study().teachers[0].id} twice; expected members that differ",
+        ),
+        (
+            ["evaluate.fusion.two=[ukd, baseline]", "evaluate.published={two: 70.9, udk: 71.3}"],
+            "evaluate.published names unknown student or fusion 'udk'; expected one of baseline, two, ukd; "
+            "correct the name, or remove the figure",
+        ),
         (["teachers.fleet.0.seed=1"], "teachers.fleet[0]: 'seed' is given by the entry and by its grid"),
         (["teachers.fleet.0.grid={seed: 1}"], "teachers.fleet[0]: grid is {'seed': 1}; expected a mapping"),
         (["teachers.fleet.0.grid={seed: []}"], "teachers.fleet[0]: grid is {'seed': []}; expected a mapping"),
@@ -219,6 +259,101 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
 )
 def test_a_contradiction_is_named(overrides: list[str], problem: str) -> None:
     assert answer(*overrides).startswith(f"study.yaml: {problem}")
+
+
+RANDOM = "data.views={kind: random, clips: 4, seed: 2}"
+STORED = "students.runs.1.view=stored"
+
+
+def test_a_student_of_free_crops_cannot_learn_from_targets_of_single_views() -> None:
+    assert answer(RANDOM) == (
+        "study.yaml: student 'ukd' sees free crops, and target 'ukd' speaks of 4 stored views of a video, "
+        "each by itself (random-4-s2); expected view: stored; "
+        "set it, or change data.views.kind to centre or mean"
+    )
+
+
+def test_a_student_cannot_see_views_whose_logits_were_averaged() -> None:
+    assert answer("data.views={kind: mean, clips: 10, crops: 3}", STORED) == (
+        "study.yaml: student 'ukd' is to see stored views, and target 'ukd' holds their mean only "
+        "(mean-10x3); expected logits of single views; "
+        "set view: free, or change data.views.kind to random or centre"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("frames", "8", "8, the teacher's 16"),
+        ("stride", "1", "1, the teacher's 2"),
+        ("size", "56", "56, the teacher's 64"),
+        ("short_side", "[64, 90]", "(64, 90), the teacher's (64, 80)"),
+        ("gamma", "1.5", "1.5, the teacher's 2.0"),
+        ("flip", "false", "False, the teacher's True"),
+    ],
+)
+def test_a_student_cannot_see_its_teachers_views_with_another_clip(
+    field: str, value: str, shown: str
+) -> None:
+    teacher = study(RANDOM, STORED).teachers[0].id
+    assert answer(RANDOM, STORED, f"students.runs.1.clip.{field}={value}") == (
+        f"study.yaml: student 'ukd' is to see what teacher {teacher} saw, and its clip.{field} is {shown}; "
+        f"expected equal clips with view: stored; give both the same clip.{field}, or set view: free"
+    )
+
+
+def test_teachers_of_one_target_see_the_same_views() -> None:
+    override = "teachers.fleet.1.views={kind: mean, clips: 4}"
+    assert re.fullmatch(
+        r"study.yaml: target 'ukd' mixes views: teacher slowfast_tiny-rgb-s0-\w+ sees centre, "
+        r"teacher x3d_tiny-rgb-s3-\w+ mean-4x1; expected the same views of all its teachers; "
+        r"give them the same views, or let data.views hold for all",
+        answer(override),
+    )
+
+
+def test_a_teachers_own_views_beat_those_of_the_data() -> None:
+    found = study(
+        "data.views={kind: mean, clips: 4}",
+        "teachers.fleet.1.views.crops=3",
+        "targets={}",
+        "students.runs.1={name: ukd, targets: none}",
+    )
+    assert [t.settings.views.name for t in found.teachers] == ["mean-4x1"] * 4 + ["mean-4x3"]
+
+
+def test_a_student_sees_the_views_of_its_targets_teachers_only_where_it_says_so() -> None:
+    assert [s.stored_views for s in study().students] == [None, None]
+    assert [s.stored_views for s in study(RANDOM, STORED).students] == [
+        None,
+        Views(kind="random", clips=4, seed=2),
+    ]
+    assert study(STORED).students[1].stored_views == Views()
+
+
+VIEWS = (
+    st.just(Views())
+    | st.builds(Views, kind=st.just("random"), clips=st.integers(1, 500), seed=st.integers(0, 2**40))
+    | st.builds(Views, kind=st.just("mean"), clips=st.integers(2, 500), crops=st.sampled_from([1, 3]))
+)
+
+
+@given(VIEWS)
+def test_the_name_of_views_says_all_of_them(views: Views) -> None:
+    assert Views.named(views.name) == views
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "center", "mean", "mean-4", "mean-4x2", "mean-1x1", "random-4", "random-4-s0 ", "random-0-s0"],
+)
+def test_other_names_are_views_of_elsewhere(name: str) -> None:
+    assert Views.named(name) is None
+
+
+@given(VIEWS)
+def test_no_random_views_are_evaluated(views: Views) -> None:
+    assert views.evaluated == (Views() if views.kind == "random" else views)
 
 
 @pytest.mark.parametrize(
@@ -315,16 +450,18 @@ OTHER = {
     "label_smoothing": 0.1,
     "dropout": 0.1,
     "clip": {"frames": 32},
+    "fold": 1,
     "name": "other",
     "alpha": 0.9,
     "temperature": 5.0,
+    "view": "stored",
     "workers": 2,
 }
 
 
-@pytest.mark.parametrize("field", sorted(Teacher.model_fields.keys() - {"resources"}))
+@pytest.mark.parametrize("field", sorted(Teacher.model_fields.keys() - {"resources", "views", "folds"}))
 def test_every_setting_of_a_teacher_but_its_resources_changes_its_id(field: str) -> None:
-    changed = study(f"teachers.fleet.1.{field}={json.dumps(OTHER[field])}")
+    changed = study(f"teachers.fleet.1.{field}={json.dumps(OTHER[field])}", "data.folds={count: 5}")
     assert [a == b for a, b in zip(teacher_ids(changed), teacher_ids(study()), strict=True)] == [
         *[True] * 4,
         False,
@@ -336,6 +473,30 @@ def test_every_setting_of_a_student_but_its_resources_changes_its_id(field: str)
     changed = study(f"students.runs.1.{field}={json.dumps(OTHER[field])}")
     assert changed.students[0].id == study().students[0].id
     assert changed.students[1].id != study().students[1].id
+
+
+@pytest.mark.parametrize("view", ["{kind: mean, clips: 3}", "{kind: mean, crops: 3}"])
+def test_other_views_change_every_teacher_and_what_is_made_of_them(view: str) -> None:
+    before, after = study(), study(f"data.views={view}")
+    assert set(teacher_ids(before)).isdisjoint(teacher_ids(after))
+    assert {t.id for t in before.targets}.isdisjoint(t.id for t in after.targets)
+    assert [a.id == b.id for a, b in zip(before.students, after.students, strict=True)] == [True, False]
+
+
+def test_ids_of_an_earlier_version_are_kept_where_nothing_is_said_of_views() -> None:
+    """A new setting at its default renames nobody's directory."""
+    assert members(study()) == [
+        "slowfast_tiny-rgb-s0-e5227272",
+        "slowfast_tiny-rgb-s1-29b98d90",
+        "slowfast_tiny-flow-s0-29ff06c3",
+        "slowfast_tiny-flow-s1-4205ba46",
+        "x3d_tiny-rgb-s3-a4f10623",
+        "ukd-281ed799",
+        "avg2-189dbe20",
+        "baseline-s3-a58131e4",
+        "ukd-s3-8ac041b4",
+    ]
+    assert members(study("data.views={kind: centre}", "students.defaults.view=free")) == members(study())
 
 
 def test_a_student_of_other_targets_has_another_id() -> None:
@@ -362,10 +523,74 @@ def test_equal_settings_said_otherwise_give_the_same_ids() -> None:
         "root=/elsewhere",
         "name=renamed",
         "data.videos=/elsewhere",
+        "evaluate.published={ukd: 71.3}",
     ],
 )
 def test_how_and_where_it_is_computed_changes_no_id(override: str) -> None:
     assert members(study(override)) == members(study())
+
+
+def test_the_members_of_a_grid_of_folds_say_which_fold_they_leave_out() -> None:
+    found = study("data.folds={count: 3}", "teachers.fleet=[{modality: rgb, grid: {fold: [null, 0, 2]}}]")
+    whole, first, last = found.teachers
+    assert [t.id.rsplit("-", 1)[0] for t in found.teachers] == [
+        "slowfast_tiny-rgb-s3",
+        "slowfast_tiny-rgb-s3-f0",
+        "slowfast_tiny-rgb-s3-f2",
+    ]
+    assert (whole.settings.folds, whole.id) == (
+        None,
+        study("teachers.fleet.0={modality: rgb}").teachers[0].id,
+    )
+    assert first.settings.folds == last.settings.folds == found.data.folds
+
+
+@pytest.mark.parametrize("change", ["count=4", "by=group", "seed=1"])
+def test_other_folds_change_the_ids_of_the_teachers_that_leave_one_out_alone(change: str) -> None:
+    folded = ["data.folds={count: 3}", "teachers.fleet.0.grid.fold=[null, 1]"]
+    before, after = study(*folded), study(*folded, f"data.folds.{change}")
+    kept = [a == b for a, b in zip(teacher_ids(before), teacher_ids(after), strict=True)]
+    assert kept == [t.settings.fold is None for t in before.teachers]
+    assert kept.count(True) == 5
+
+
+PINNED = {
+    "launch/experiments/tiny.yaml": [
+        "slowfast_tiny-rgb-s0-742b9686",
+        "slowfast_tiny-flow-s0-506e0e99",
+        "ukd-c1ee4a99",
+        "baseline-s0-a8c7efa9",
+        "ukd-s0-ab9a0f49",
+    ],
+    "ukd_dist/experiments/demo.yaml": [
+        "slowfast_tiny-rgb-s0-82798614",
+        "slowfast_tiny-flow-s0-55e1be97",
+        "x3d_tiny-rgb-s0-d9304d07",
+        "x3d_tiny-flow-s0-883e29ae",
+        "ukd-fcdec702",
+        "baseline-s0-d767ff23",
+        "ukd-s0-b8455362",
+    ],
+    "launch/experiments/arid_subset.yaml": [
+        "slowfast_tiny-rgb-s0-5d4b036d",
+        "slowfast_tiny-flow-s0-c71b5bcf",
+        "x3d_tiny-rgb-s0-52fef638",
+        "x3d_tiny-flow-s0-f1034948",
+        "ukd-29ca7aa1",
+        "baseline-rgb-s0-8d4f4441",
+        "ukd-rgb-s0-5e72c2bb",
+        "baseline-flow-s0-9947e6a4",
+        "ukd-flow-s0-04fac120",
+    ],
+}
+
+
+@pytest.mark.parametrize("file", PINNED)
+def test_a_setting_that_is_new_and_not_used_changes_no_id_of_a_file_that_ships(file: str) -> None:
+    """Runs that were begun with an earlier version go on; who changes a file changes its ids here."""
+    path = Path(__file__).parents[1] / file
+    videos = ["data.videos=v", "data.splits.split0.train=a", "data.splits.split0.test=b"]
+    assert members(load(path, videos if "arid" in file else [])) == PINNED[file]
 
 
 def test_another_teacher_changes_the_targets_but_no_other_teacher() -> None:
@@ -384,6 +609,20 @@ def test_the_order_of_the_fleet_changes_no_target() -> None:
     document["teachers"]["fleet"].reverse()
     turned = parse(yaml.safe_dump(document, sort_keys=False), "study.yaml", [])
     assert [t.id for t in turned.targets] == [t.id for t in study().targets]
+
+
+def test_a_teacher_from_elsewhere_stands_behind_every_target() -> None:
+    before, after = study(), study("teachers.imported=[theirs]")
+    assert after.imported == ("theirs",)
+    assert after.teachers == before.teachers
+    assert [t.teachers for t in after.targets] == [(*teacher_ids(before), "theirs")] * len(before.targets)
+    assert {t.id for t in before.targets} & {t.id for t in after.targets} == set()
+
+
+def test_teachers_from_elsewhere_need_no_fleet() -> None:
+    found = study("teachers.fleet=[]", "teachers.imported=[theirs, others]")
+    assert found.teachers == ()
+    assert parse(found.to_yaml(), "study.yaml", []).targets == found.targets
 
 
 def test_another_target_leaves_the_others() -> None:

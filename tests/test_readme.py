@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ukd_dist import pipeline
 from ukd_dist.cli import app
+from ukd_dist.config import Views
 from ukd_dist.metrics import CATALOGUE
 
 HOME = Path(__file__).parents[1]
@@ -34,6 +35,12 @@ def commands(document: str) -> list[str]:
     blocks = [line.strip().partition("  #")[0] for line in text.splitlines() if line.startswith("    ")]
     inline = re.findall(r"`((?:ukd|make) [^`]+)`", text)
     return [c for c in (*blocks, *inline) if re.match(r"(ukd|make) ", c)]
+
+
+def test_the_views_of_the_documents_are_views() -> None:
+    written = re.findall(r"^\| `(\{kind: .*?\})`", (HOME / "docs/running.md").read_text(), re.MULTILINE)
+    views = [Views.model_validate(yaml.safe_load(text)) for text in written]
+    assert [v.name for v in views] == ["centre", "mean-10x3", "random-4-s0"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -64,6 +71,50 @@ def test_every_example_experiment_is_valid(path: Path) -> None:
 def test_the_subset_experiment_leaves_the_place_of_the_videos_to_the_user() -> None:
     with pytest.raises(Exception, match="videos is missing"):
         pipeline.load(HOME / "launch/experiments/arid_subset.yaml")
+
+
+# Tables 1 and 2 of the paper, and its two-stream network of Table 3: tau and top-1 in percent.
+PAPER = {
+    "baseline-rgb": ("rgb", None, 67.4),
+    "baseline-flow": ("flow", None, 57.8),
+    "rgb-from-rgb": ("rgb", 5, 70.8),
+    "rgb-from-flow": ("rgb", 30, 69.5),
+    "flow-from-flow": ("flow", 20, 62.7),
+    "flow-from-rgb": ("flow", 10, 62.1),
+    "avg1": ("rgb", 10, 70.8),
+    "avg2": ("rgb", 60, 70.1),
+    "gtd": ("rgb", 20, 68.7),
+    "ukd": ("rgb", 20, 71.3),
+}
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("arid_tables", 5), ("tiny_tables", 2)])
+def test_the_papers_tables_are_one_experiment_with_a_tiny_sibling(name: str, seeds: int) -> None:
+    places = [f"{key}={value}" for key, value in PLACES.items()] if name == "arid_tables" else []
+    experiment = pipeline.load(HOME / f"launch/experiments/{name}.yaml", places)
+
+    modality_of = {teacher.id: teacher.settings.modality for teacher in experiment.teachers}
+    published = experiment.evaluate.published
+    for student in experiment.students:
+        settings = student.settings
+        found = settings.modality, settings.temperature, published[settings.name]
+        assert found == PAPER[settings.name]
+        learns_from, _, source = settings.name.partition("-from-")
+        taught_by = [modality_of[teacher] for teacher in student.target.teachers] if student.target else []
+        assert taught_by == ([source] if source else [] if "baseline" in learns_from else ["rgb", "flow"])
+    assert sorted(s.settings.name for s in experiment.students) == sorted([*PAPER] * seeds)
+    assert experiment.evaluate.fusion == {"two-stream": ("baseline-rgb", "baseline-flow")}
+    assert published.keys() - PAPER.keys() == {"two-stream"}
+    assert published["two-stream"] == 70.9
+    methods = {target.name: target.settings.method for target in experiment.targets}
+    assert methods == {
+        "rgb": "single",
+        "flow": "single",
+        "avg1": "avg1",
+        "avg2": "avg",
+        "gtd": "gtd",
+        "ukd": "pkd",
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

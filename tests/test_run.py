@@ -63,7 +63,14 @@ def everything(root: Path) -> dict[str, tuple[str, int]]:
 
 def made(root: Path) -> dict[str, str]:
     """Digest of every file that says nothing of how long it took: all of them but histories and manifests."""
-    patterns = ("shards/*", "*/*/" + WEIGHTS, "*/*/logits/*.safetensors", "targets/*/*", "report/results.csv")
+    patterns = (
+        "shards/*",
+        "*/*/" + WEIGHTS,
+        "*/*/logits/*.safetensors",
+        "targets/*/*.*",
+        "targets/*/sums/*",
+        "report/results.csv",
+    )
     return {
         str(path.relative_to(root)): manifest.sha256_of(path)
         for pattern in patterns
@@ -122,6 +129,28 @@ def test_the_target_is_the_oracles_reading_of_the_teachers_logits(undisturbed: P
     expected = oracle.target(logits_knc.astype(np.float64), labels, method="pkd", h=0.99)
     np.testing.assert_allclose(target, expected, atol=1e-6 * max(1.0, np.abs(logits_knc).max()))
     assert np.abs(target - logits_knc.mean(axis=0)).max() > 1e-6
+
+
+def test_a_student_of_stored_views_learns_from_a_target_of_each(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    views = ["data.views={kind: random, clips: 2, seed: 5}", "students.runs.1.view=stored"]
+    done = subprocess.run(command(root, *views), capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+
+    experiment, run = load(root, *views), RunDirectory(root)
+    teachers = [run.teacher(teacher.id) for teacher in experiment.teachers]
+    logits_knvc = np.stack([load_file(t / logits_name("train"))["logits"].numpy() for t in teachers])
+    target_nvc = load_file(run.target(experiment.targets[0].id) / "train.safetensors")["target"].numpy()
+    labels = ShardSet(run.shards).rows["train"].labels
+    assert target_nvc.shape == logits_knvc.shape[1:] == (len(labels), 2, 11)
+    assert not np.array_equal(logits_knvc[:, :, 0], logits_knvc[:, :, 1])
+    for view in range(2):
+        expected = oracle.target(logits_knvc[:, :, view].astype(np.float64), labels, method="pkd", h=0.99)
+        np.testing.assert_allclose(
+            target_nvc[:, view], expected, atol=1e-6 * max(1.0, np.abs(expected).max())
+        )
+    assert {load_file(t / logits_name("test"))["logits"].shape for t in teachers} == {(22, 11)}
+    assert [s.stored_views is None for s in experiment.students] == [True, False]
 
 
 def test_metrics_of_every_stage_were_written(undisturbed: Path) -> None:

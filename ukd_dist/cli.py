@@ -6,18 +6,22 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from ukd_dist.errors import UkdError, file_error
+
+if TYPE_CHECKING:
+    from ukd_dist.stages.evaluate import Result
+    from ukd_dist.stages.summary import Summary
 
 app = typer.Typer(
     help="Unlimited Knowledge Distillation for action recognition in dark videos.",
@@ -30,6 +34,9 @@ _OVERRIDES = typer.Argument(metavar="[a.b=value]...", help="settings that overri
 _ROOT = typer.Argument(metavar="ROOT", help="run directory")
 _JSON = typer.Option("--json", help="results as JSON on stdout")
 _DEBUG = typer.Option("--debug", help="tracebacks and debug logs")
+
+logits_app = typer.Typer(help="Logits of every member, and of other systems.", no_args_is_help=True)
+app.add_typer(logits_app, name="logits")
 
 Experiment = Annotated[Path, _EXPERIMENT]
 Overrides = Annotated[list[str] | None, _OVERRIDES]
@@ -142,6 +149,66 @@ def report(root: Root, as_json: Json = False, debug: Debug = False) -> None:
 
 
 @app.command()
+def verify(root: Root, as_json: Json = False, debug: Debug = False) -> None:
+    """Check every file of what is finished against its sha256; exit 1 names what is damaged."""
+    with _answering(debug):
+        from ukd_dist.rundir import open_run
+        from ukd_dist.stages.verify import refuse_damage
+        from ukd_dist.stages.verify import verify as verify_files
+
+        verdicts = []
+        for verdict in verify_files(open_run(root)[0]):
+            verdicts.append(verdict)
+            if not as_json:
+                state = verdict.problem or f"ok, {verdict.files} files, {verdict.bytes} bytes"
+                print(f"{verdict.directory}: {state}", flush=True)
+        if as_json:
+            _print([asdict(verdict) for verdict in verdicts], as_json)
+        refuse_damage(verdicts)
+
+
+@logits_app.command("import")
+def logits_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".npz, .safetensors, .csv or .parquet")],
+    place: Annotated[Path, typer.Argument(metavar="ROOT|EXPERIMENT", help="run directory, or YAML file")],
+    teacher: Annotated[str, typer.Option("--as", metavar="ID", help="id of the teacher that it becomes")],
+    overrides: Overrides = None,
+    trained_on: Annotated[
+        str,
+        typer.Option(metavar="all|none|FILE", help="training videos that its network saw; keys, one a line"),
+    ] = "all",
+    partial: Annotated[bool, typer.Option("--partial", help="accept that it lacks some videos")] = False,
+    replace: Replace = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a teacher of another system's logits, matched by key and class."""
+    with _answering(debug):
+        from ukd_dist import pipeline
+        from ukd_dist.rundir import RunDirectory
+        from ukd_dist.stages.imports import Source, import_logits
+        from ukd_dist.stages.listing import member_logits
+
+        path, chosen = place, overrides or []
+        if place.is_dir():
+            path, chosen = RunDirectory(place).experiment, [*chosen, f"root={json.dumps(str(place))}"]
+        experiment = pipeline.load(path, chosen)
+        source = Source(file, teacher, trained_on, partial)
+        directory = import_logits(experiment, source, replace=replace)
+        _print_records(list(member_logits(directory, "teacher")), as_json)
+
+
+@logits_app.command("list")
+def logits_list(root: Root, as_json: Json = False, debug: Debug = False) -> None:
+    """What logits a run directory holds, of which rows and from where."""
+    with _answering(debug):
+        from ukd_dist.rundir import open_run
+        from ukd_dist.stages.listing import list_logits
+
+        _print_records(list_logits(open_run(root)[0]), as_json)
+
+
+@app.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """What this machine has, and what will not work on it."""
     with _answering(debug):
@@ -168,25 +235,65 @@ def _run(path: Path, overrides: list[str], stages: list[str] | None, replace: bo
     from ukd_dist.progress import Progress
     from ukd_dist.rundir import RunDirectory
     from ukd_dist.stages.report import results_rows
+    from ukd_dist.stages.summary import is_telling, read_summary
 
     stages = stages or list(pipeline.STAGES)
     experiment = pipeline.load(path, overrides)
     page = pipeline.run(experiment, stages, replace=replace, progress=Progress())
-    results = results_rows(RunDirectory(experiment.root), experiment) if "evaluate" in stages else []
+    run, evaluated = RunDirectory(experiment.root), "evaluate" in stages
+    results = results_rows(run, experiment) if evaluated else []
+    summaries = read_summary(run, experiment) if evaluated else []
     if as_json:
         _print(
-            {"root": str(experiment.root), "report": str(page), "results": [asdict(r) for r in results]}, True
+            {
+                "root": str(experiment.root),
+                "report": str(page),
+                "results": [asdict(result) for result in results],
+                "summary": [asdict(summary) for summary in summaries],
+            },
+            as_json,
         )
         return
     if results:
-        table = Table(
-            "kind", "name", "modality", "seed", "target", "test top-1", "correct", box=None, pad_edge=False
-        )
-        for r in results:
-            correct = f"{r.correct}/{r.clips}"
-            table.add_row(r.kind, r.name, r.modality, str(r.seed), r.target or "-", f"{r.top1:.1%}", correct)
-        _console().print(table)
+        _console().print(_results_table(results))
+    if is_telling(summaries):
+        _console().print()
+        _console().print(_summary_table(summaries))
     _console().print(f"report: {page}")
+
+
+def _print_records(records: Sequence[Any], as_json: bool) -> None:
+    """Print dataclasses of one kind, a line each, however narrow the terminal is."""
+    documents = [asdict(record) for record in records]
+    if as_json:
+        _print(documents, as_json)
+        return
+    names = [name.replace("_", " ") for name in (documents[0] if documents else ())]
+    lines = [names, *([str(value) for value in document.values()] for document in documents)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _results_table(results: Sequence[Result]) -> Table:
+    columns = ("kind", "name", "modality", "seed", "target", "test top-1", "correct")
+    table = Table(*columns, box=None, pad_edge=False)
+    for r in results:
+        correct = f"{r.correct}/{r.clips}"
+        table.add_row(r.kind, r.name, r.modality, str(r.seed), r.target or "-", f"{r.top1:.1%}", correct)
+    return table
+
+
+def _summary_table(summaries: Sequence[Summary]) -> Table:
+    table = Table("kind", "name", "modality", "target", box=None, pad_edge=False)
+    for column in ("runs", "mean %", "deviation", "published %"):
+        table.add_column(column, justify="right")
+    for s in summaries:
+        percents = (s.mean_percent, s.deviation_percent, s.published_percent)
+        figures = ("-" if percent is None else f"{percent:.1f}" for percent in percents)
+        name = f"{s.name} ({s.note})" if s.note else s.name
+        table.add_row(s.kind, name, s.modality, s.target or "-", str(s.runs), *figures)
+    return table
 
 
 def _print(value: object, as_json: bool) -> None:

@@ -6,15 +6,17 @@ Settings never come from environment variables.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ukd_dist.settings import Settings, SettingsError
 
 Modality = Literal["rgb", "flow"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 NO_TARGETS = "none"
 
@@ -41,6 +43,62 @@ class Clip(Settings):
                 action="lower size, or raise short_side",
             )
         return self
+
+
+class Views(Settings):
+    """What of a video a teacher's stored logits speak of: its centre, a mean over views, or several views."""
+
+    kind: Literal["centre", "mean", "random"] = Field(
+        "centre", description="centre: one view; mean: of the logits over views; random: each view by itself"
+    )
+    clips: int = Field(1, ge=1, description="mean: clips spread over a video; random: views of a video")
+    crops: Literal[1, 3] = Field(1, description="mean: crops of each clip along the long side")
+    seed: int = Field(0, ge=0, description="random: seed of the views, whoever the teacher is")
+
+    @model_validator(mode="after")
+    def _kind_uses_what_is_said(self) -> Views:
+        used = {"centre": set[str](), "mean": {"clips", "crops"}, "random": {"clips", "seed"}}[self.kind]
+        for name, unused in (("clips", 1), ("crops", 1), ("seed", 0)):
+            if name not in used and getattr(self, name) != unused:
+                raise SettingsError(
+                    f"{name} {getattr(self, name)} with kind: {self.kind}, which has no use for it",
+                    expected=f"{name} {unused}",
+                    action=f"remove {name}, or change kind",
+                )
+        if self.kind == "mean" and self.count == 1:
+            raise SettingsError(
+                "kind: mean of one view", expected="several clips or crops", action="set kind: centre"
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """Views of a video."""
+        return self.clips * self.crops
+
+    @property
+    def evaluated(self) -> Views:
+        """The views of videos that teach no student: in place of random ones the centre."""
+        return Views() if self.kind == "random" else self
+
+    @property
+    def name(self) -> str:
+        """The views as text, which files of logits and targets carry: centre, mean-10x3, random-4-s0."""
+        details = {"mean": f"-{self.clips}x{self.crops}", "random": f"-{self.clips}-s{self.seed}"}
+        return self.kind + details.get(self.kind, "")
+
+    @classmethod
+    def named(cls, name: str) -> Views | None:
+        """The views of that `name`, or None where it is none of ours: logits from elsewhere may say so."""
+        given: dict[str, Any] = {"kind": name}
+        if mean := re.fullmatch(r"mean-(\d+)x(\d+)", name):
+            given = {"kind": "mean", "clips": int(mean[1]), "crops": int(mean[2])}
+        elif random := re.fullmatch(r"random-(\d+)-s(\d+)", name):
+            given = {"kind": "random", "clips": int(random[1]), "seed": int(random[2])}
+        try:
+            return cls.model_validate(given)
+        except ValueError:
+            return None
 
 
 class Encoding(Settings):
@@ -70,6 +128,26 @@ class Synthetic(Settings):
     test_clips: int = Field(20, ge=1, description="test videos a class")
 
 
+class Validation(Settings):
+    """Training videos that are held out as a split of their own, for choices."""
+
+    share: float = Field(gt=0, lt=1, description="of the training videos")
+    by: Literal["group", "random"] = Field(
+        "group", description="group: whole recording groups; random: of each class the same share"
+    )
+    seed: int = Field(0, ge=0, description="seed of the choice")
+
+
+class Folds(Settings):
+    """Parts of the training rows, of which a teacher may leave one out: the same parts for every teacher."""
+
+    count: int = Field(ge=2, description="number of folds")
+    by: Literal["random", "group"] = Field(
+        "random", description="random: every class dealt out evenly; group: whole recording groups"
+    )
+    seed: int = Field(0, ge=0, description="seed of the folds")
+
+
 class Data(Settings):
     """The videos, their lists, and how shards and clips are made of them."""
 
@@ -80,10 +158,19 @@ class Data(Settings):
         None, description="`label<TAB>class` table; default: mapping_table.txt beside the training list"
     )
     synthetic: Synthetic | None = Field(None, description="sizes and seed of the synthetic videos")
+    validation: Validation | None = Field(
+        None, description="training videos that are held out; null: none, and all are trained on"
+    )
+    folds: Folds | None = Field(
+        None, description="of the training rows, for teachers that leave one out (their `fold`)"
+    )
     modalities: tuple[Modality, ...] = Field(("rgb",), min_length=1, description="components of a sample")
     codec: Literal["vp9"] = Field("vp9", description="codec of the stored videos")
     encoding: Encoding = Field(default_factory=Encoding, description="size and quality in the shards")
     clip: Clip = Field(default_factory=Clip, description="clips of every network that does not say otherwise")
+    views: Views = Field(
+        default_factory=Views, description="of every teacher that does not say otherwise: what its logits saw"
+    )
     seed: int = Field(0, ge=0, description="seed of the order of samples in the shards")
     max_rejected: float = Field(
         0.01, ge=0, le=1, description="share of damaged videos above which sharding fails"
@@ -172,6 +259,14 @@ class Training(Settings):
 class Teacher(Training):
     """One member of the fleet, after its grid was expanded."""
 
+    views: Views = Field(default_factory=Views, description="default: data.views")
+    fold: int | None = Field(
+        None, ge=0, description="the fold of data.folds that it is not trained on; null: trained on every row"
+    )
+    folds: Folds | None = Field(
+        None, description="data.folds, filled in where fold is set: no others are taken"
+    )
+
 
 class Student(Training):
     """One student run, after its grid was expanded."""
@@ -181,6 +276,11 @@ class Student(Training):
     alpha: float = Field(0.5, ge=0, le=1, description="share of the cross entropy (UKD, Eq. 1)")
     temperature: float | None = Field(
         None, gt=0, description="tau of Eq. 3; a target in probs carries its own"
+    )
+    view: Literal["free", "stored"] = Field(
+        "free",
+        description="free: random crops, with the video's target; stored: the views that its teachers saw, "
+        "each with its own target",
     )
     workers: int = Field(1, ge=1, description="ranks; batch_size is shared equally among them")
 
@@ -203,18 +303,48 @@ class Student(Training):
                 expected="none: no target is softened",
                 action="remove it, or name a target",
             )
+        if self.targets == NO_TARGETS and self.view == "stored":
+            raise SettingsError(
+                "view: stored without targets",
+                expected="view: free: there are no teachers whose views it could see",
+                action="remove view, or name a target",
+            )
         return self
+
+
+class Selection(Settings):
+    """Some teachers of the fleet: those whose settings are among the values named; nothing named: any."""
+
+    arch: tuple[str, ...] = Field((), description="networks")
+    modality: tuple[Modality, ...] = Field((), description="modalities")
+    seed: tuple[int, ...] = Field((), description="seeds")
+    fold: tuple[int, ...] = Field((), description="folds left out")
+    id: tuple[str, ...] = Field((), description="ids, for example of imported teachers")
+    count: int | None = Field(None, ge=1, description="the first so many of them, in the experiment's order")
+
+    @field_validator("arch", "modality", "seed", "fold", "id", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else (value,)
 
 
 class Target(Settings):
     """How the teachers' logits become one target per video."""
 
-    method: Literal["pkd", "gtd", "avg"] = Field(description="weighting: Eq. 12, Eq. 8 or equal weights")
+    method: Literal["pkd", "gtd", "avg", "avg1", "single", "best", "entropy", "confidence"] = Field(
+        description="weighting: pkd (Eq. 12), gtd (Eq. 8), avg (Eq. 5), avg1 (Eq. 4), single (one teacher), "
+        "best (per video, by the truth), entropy (EBKD) or confidence (CA-MKD)"
+    )
     h: float = Field(0.99, gt=0, lt=1, description="probability of the true class in the PKD (Eq. 11)")
+    floor: float = Field(1e-4, gt=0, description="least cross entropy of a GTD weight, nats")
     space: Literal["logits", "probs"] = Field("logits", description="what is summed in Eq. 9")
     temperature: float | None = Field(
         None, gt=0, description="tau of the summed probabilities (space: probs)"
     )
+    rows: Literal["all", "out_of_fold"] = Field(
+        "all", description="out_of_fold: a video is taught only by teachers that were not trained on it"
+    )
+    teachers: Selection = Field(default_factory=Selection, description="whose opinions; default: everyone's")
 
     @model_validator(mode="after")
     def _temperature_has_a_use(self) -> Target:
@@ -222,6 +352,12 @@ class Target(Settings):
             raise SettingsError(
                 f"space: {self.space} with temperature: {self.temperature}",
                 expected="a temperature with probs, and none with logits, where the student sets it",
+                action="change one of the two",
+            )
+        if self.method == "avg1" and self.space != "probs":
+            raise SettingsError(
+                f"method: avg1 with space: {self.space}",
+                expected="space: probs, since Eq. 4 is a mean of divergences at one temperature",
                 action="change one of the two",
             )
         return self
@@ -236,11 +372,26 @@ class Expandable(Settings):
 
 
 class Teachers(Expandable):
-    """The fleet."""
+    """The fleet, and teachers from elsewhere."""
 
     fleet: list[dict[str, Any]] = Field(
-        min_length=1, description="members; `grid: {field: [values]}` expands"
+        default_factory=list, description="members; `grid: {field: [values]}` expands"
     )
+    imported: tuple[Name, ...] = Field((), description="ids that `ukd logits import` gave")
+
+    @model_validator(mode="after")
+    def _somebody_teaches(self) -> Teachers:
+        if not self.fleet and not self.imported:
+            raise SettingsError(
+                "fleet is empty and nothing is imported", expected="at least one teacher", action="add one"
+            )
+        if len(set(self.imported)) != len(self.imported):
+            raise SettingsError(
+                f"imported names one twice: {', '.join(self.imported)}",
+                expected="each once",
+                action="remove the second",
+            )
+        return self
 
 
 class Students(Expandable):
@@ -254,6 +405,10 @@ class Evaluate(Settings):
 
     fusion: dict[Name, tuple[Name, Name]] = Field(
         default_factory=dict, description="two-stream late fusion: name -> two student names, paired by seed"
+    )
+    published: dict[Name, Percent] = Field(
+        default_factory=dict,
+        description="top-1 published elsewhere: student's or fusion's name -> percent, shown beside ours",
     )
 
 
@@ -269,7 +424,15 @@ class Cluster(Settings):
         None, ge=1, description="of a local node; default: the cores shared equally"
     )
     max_failures: int = Field(3, ge=0, description="times that a lost process is started again")
-    reduce_rows: int = Field(4096, ge=1, description="rows that one task of the reduction assembles")
+    reduce_rows: int | None = Field(
+        None,
+        ge=1,
+        description="rows that one task of the reduction assembles; 1024s read no byte twice; "
+        "default: 1024 to 8192, fewer for more classes",
+    )
+    keep_sums: bool = Field(
+        True, description="keep each target's running sums: one of a teacher more or less then costs one"
+    )
     metrics_port: int | None = Field(
         0, ge=0, le=65535, description="of the exporter; 0: a free one; null: none"
     )

@@ -131,6 +131,6 @@ def _decode() -> Finding:
         encoded_batch([video], batch) for batch in evaluation_batches(np.array([clip.frames]), clip, 1)
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ((clips, _),) = decode(batches, "rgb", clip, batch_size=1, flow_bound=1.0, device=device)
+    ((clips, *_),) = decode(batches, "rgb", clip, batch_size=1, flow_bound=1.0, device=device)
     where = "on the GPU (NVDEC)" if device.type == "cuda" else "on the CPU"
     return Finding("ok", "decode", f"{clips.shape[2]} frames of VP9 through DALI {where}")

@@ -61,7 +61,7 @@ def _refuse_unknown(given: dict[str, Any], known: list[str], where: str) -> None
 
 
 def _merge(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Later layers win; `clip` and `resources` are merged field by field."""
+    """Later layers win; `clip`, `views` and `resources` are merged field by field."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():

@@ -14,16 +14,20 @@ from typing import Any
 
 import yaml
 
+from ukd_dist.agreement import check_view, common_views
 from ukd_dist.config import (
     NO_TARGETS,
     Cluster,
     Data,
     Evaluate,
     ExperimentFile,
+    Folds,
+    Selection,
     Student,
     Target,
     Teacher,
     Training,
+    Views,
 )
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
@@ -40,12 +44,13 @@ class TeacherMember:
 
 @dataclass(frozen=True)
 class TargetMember:
-    """A target: its id, its settings, and the teachers it is assembled from."""
+    """A target: its id, its settings, the teachers it is assembled from, and what all of them saw."""
 
     id: str
     name: str
     settings: Target
     teachers: tuple[str, ...]
+    views: Views
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,15 @@ class StudentMember:
     settings: Student
     target: TargetMember | None
 
+    @property
+    def stored_views(self) -> Views | None:
+        """The views that it sees and gets targets of, or None where it sees free crops."""
+        return self.target.views if self.target and self.settings.view == "stored" else None
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """A validated experiment with every grid expanded."""
+    """A validated experiment with every grid expanded; `imported` are the ids of teachers from elsewhere."""
 
     name: str
     root: Path
@@ -67,6 +77,7 @@ class Experiment:
     teachers: tuple[TeacherMember, ...]
     targets: tuple[TargetMember, ...]
     students: tuple[StudentMember, ...]
+    imported: tuple[str, ...]
     evaluate: Evaluate
     cluster: Cluster
     document: dict[str, Any]
@@ -124,8 +135,12 @@ def content(settings: Training) -> dict[str, Any]:
 
 
 def resolved(settings: Training) -> dict[str, Any]:
-    """What a manifest or checkpoint records of a training: as `content`, with every default."""
-    return settings.model_dump(mode="json", exclude={"resources"})
+    """What a manifest or checkpoint records of a training: as `content`, with every default.
+
+    Of folds nothing is recorded where none is left out, as before there were folds.
+    """
+    whole = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
+    return settings.model_dump(mode="json", exclude={"resources", *whole})
 
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
@@ -143,28 +158,24 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         }
     )
     inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
+    views = {"views": data.views.model_dump()}
     teachers = tuple(
-        TeacherMember(f"{t.arch}-{t.modality}-s{t.seed}-{digest(content(t))}", t)
+        _teacher(t, data.folds, where)
         for t in expand(
-            Teacher, file.teachers.fleet, file.teachers.defaults, inherited, where, "teachers.fleet"
+            Teacher, file.teachers.fleet, file.teachers.defaults, inherited | views, where, "teachers.fleet"
         )
     )
     _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
-    ids = tuple(t.id for t in teachers)
-    targets = {
-        name: TargetMember(
-            f"{name}-{digest(target.model_dump(mode='json', exclude_defaults=True), sorted(ids))}",
-            name,
-            target,
-            ids,
-        )
-        for name, target in file.targets.items()
-    }
+    fleet = {t.id: t.settings for t in teachers}
+    imported = file.teachers.imported
+    _refuse_twins([*fleet, *imported], where, "teachers")
+    targets = {n: _target(n, target, fleet, imported, where) for n, target in file.targets.items()}
     runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
-    students = tuple(_student(run, targets, where) for run in runs)
+    students = tuple(_student(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
     _check_modalities(data, [*(t.settings for t in teachers), *(s.settings for s in students)], where)
     _check_fusion(file.evaluate, students, where)
+    _check_published(file.evaluate, students, where)
     resolved = file.model_copy(update={"data": data, "root": file.root.absolute()})
     return Experiment(
         name=file.name,
@@ -173,13 +184,78 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         teachers=teachers,
         targets=tuple(targets.values()),
         students=students,
+        imported=imported,
         evaluate=file.evaluate,
         cluster=file.cluster,
         document=resolved.model_dump(mode="json"),
     )
 
 
-def _student(run: Student, targets: dict[str, TargetMember], where: str) -> StudentMember:
+def _target(
+    name: str, target: Target, fleet: dict[str, Teacher], imported: tuple[str, ...], where: str
+) -> TargetMember:
+    ids, everyone = _selected(target.teachers, fleet, imported), [*fleet, *imported]
+    if not ids or (target.method == "single" and len(ids) > 1):
+        raise UsageError(
+            f"{where}: targets.{name}.teachers selects {len(ids)} of {len(everyone)} teachers",
+            expected="exactly one, since the method is single" if ids else "at least one",
+            action=f"select among {', '.join(everyone[:5])}{', ...' * (len(everyone) > 5)}",
+        )
+    own = target.model_dump(mode="json", exclude_defaults=True, exclude={"teachers"})
+    views = common_views(name, {id_: fleet[id_] for id_ in ids if id_ in fleet}, where)
+    return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids, views)
+
+
+def _selected(selection: Selection, fleet: dict[str, Teacher], imported: tuple[str, ...]) -> tuple[str, ...]:
+    """Ids of the teachers chosen; of an imported one nothing but its id is known to choose it by."""
+    named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed", "fold")}
+    ids = [
+        id_
+        for id_, settings in fleet.items()
+        if all(getattr(settings, field) in values for field, values in named.items() if values)
+        and (not selection.id or id_ in selection.id)
+    ]
+    if not any(named.values()):
+        ids += [id_ for id_ in imported if not selection.id or id_ in selection.id]
+    return tuple(ids[: selection.count])
+
+
+def _teacher(settings: Teacher, folds: Folds | None, where: str) -> TeacherMember:
+    settings = settings.model_copy(update={"folds": _folds_of(settings, folds, where)})
+    fold = "" if settings.fold is None else f"-f{settings.fold}"
+    name = f"{settings.arch}-{settings.modality}-s{settings.seed}{fold}"
+    return TeacherMember(f"{name}-{digest(content(settings))}", settings)
+
+
+def _folds_of(settings: Teacher, folds: Folds | None, where: str) -> Folds | None:
+    """The data's folds for a teacher that leaves one out, which its id and manifests then depend on."""
+    teacher = f"{where}: teacher {settings.arch}-{settings.modality}-s{settings.seed}"
+    if settings.folds not in (None, folds):
+        raise UsageError(
+            f"{teacher} has folds of its own",
+            expected="those of data.folds, the same for every teacher",
+            action="remove its folds",
+        )
+    if settings.fold is None:
+        return None
+    if folds is None:
+        raise UsageError(
+            f"{teacher} leaves out fold {settings.fold}, but there is no data.folds",
+            expected="data.folds, for example {count: 5}",
+            action="add data.folds, or remove its fold",
+        )
+    if settings.fold >= folds.count:
+        raise UsageError(
+            f"{teacher} leaves out fold {settings.fold}, but data.folds.count is {folds.count}",
+            expected=f"a fold from 0 to {folds.count - 1}",
+            action="correct its fold, or raise data.folds.count",
+        )
+    return folds
+
+
+def _student(
+    run: Student, targets: dict[str, TargetMember], fleet: dict[str, Teacher], where: str
+) -> StudentMember:
     if run.targets != NO_TARGETS and run.targets not in targets:
         raise UsageError(
             f"{where}: student '{run.name}' learns from unknown targets '{run.targets}'",
@@ -202,6 +278,7 @@ def _student(run: Student, targets: dict[str, TargetMember], where: str) -> Stud
                 action="remove the student's",
             )
         run = run.model_copy(update={"temperature": own or run.temperature})
+        check_view(run, target.views, {t: fleet[t] for t in target.teachers if t in fleet}, where)
     suffix = digest(content(run), target.id if target else None)
     return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target)
 
@@ -240,6 +317,17 @@ def _check_fusion(evaluate: Evaluate, students: tuple[StudentMember, ...], where
                 f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have several runs of one seed",
                 expected="one run a name and seed, by which they are paired",
                 action="give runs that differ in more than their seed names of their own",
+            )
+
+
+def _check_published(evaluate: Evaluate, students: tuple[StudentMember, ...], where: str) -> None:
+    names = {student.settings.name for student in students} | evaluate.fusion.keys()
+    for name in evaluate.published:
+        if name not in names:
+            raise UsageError(
+                f"{where}: evaluate.published names unknown student or fusion '{name}'",
+                expected=f"one of {', '.join(sorted(names))}",
+                action="correct the name, or remove the figure",
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -170,6 +171,13 @@ def verify(directory: Path, manifest: Manifest, names: Iterable[str] | None = No
                 expected=f"sha256 {record.sha256[:12]}... by its manifest",
                 action=f"remove {directory} to make it again",
             )
+
+
+def drop(directory: Path) -> None:
+    """Remove a directory, its manifest first: a kill must not leave it over files that are gone."""
+    (directory / FILENAME).unlink(missing_ok=True)
+    if directory.exists():
+        shutil.rmtree(directory)
 
 
 def _sha256_of_document(document: dict[str, Any]) -> str:

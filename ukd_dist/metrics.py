@@ -8,7 +8,6 @@ there. A count that was written is never lost with its process. Only this module
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -232,12 +231,12 @@ def exporting(
 
 
 def peak_host_memory_bytes() -> int:
-    """Peak resident memory of this process."""
-    import resource
+    """Peak resident memory of this process.
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if os.uname().sysname == "Darwin" else 1024
-    )
+    Not by getrusage, whose peak outlives exec: it may be that of the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 class Stopwatch:

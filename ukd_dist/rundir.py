@@ -65,6 +65,10 @@ class RunDirectory:
         """One student's checkpoint, model, history and result."""
         return self.root / "students" / member_id
 
+    def finished_targets(self) -> list[Path]:
+        """Directories of the targets that are finished, of this experiment or an earlier one here."""
+        return sorted(path.parent for path in (self.root / "targets").glob(f"*/{FILENAME}"))
+
     def finished_students(self) -> list[Path]:
         """Directories of all students that are finished, the present experiment's or not."""
         return sorted(path.parent for path in (self.root / "students").glob(f"*/{FILENAME}"))

@@ -49,6 +49,7 @@ def read_status(run: RunDirectory, experiment: Experiment) -> list[MemberStatus]
     return [
         MemberStatus("shards", "shards", _state(run.shards, held)),
         *(_member("teacher", t.id, run.teacher(t.id), t.settings, held) for t in experiment.teachers),
+        *(MemberStatus("teacher", t, _state(run.teacher(t), held)) for t in experiment.imported),
         *(MemberStatus("target", t.id, _state(run.target(t.id), held)) for t in experiment.targets),
         *(_member("student", s.id, run.student(s.id), s.settings, held) for s in experiment.students),
     ]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ukd_dist.config import Clip, Modality
+from ukd_dist.config import Clip, Modality, Views
 from ukd_dist.data.clips import (
     CHANNELS,
     RGB_MEAN,
@@ -26,7 +26,7 @@ from ukd_dist.data.clips import (
 from ukd_dist.data.modalities import pack_flow
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.video import Frame, Vp9Encoder, read_frames
-from ukd_dist.data.views import Batch, evaluation_batches, training_batches
+from ukd_dist.data.views import FREE, Batch, evaluation_batches, training_batches
 from ukd_dist.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -70,12 +70,14 @@ def views(
     crop_x: Sequence[float] | float = 0.5,
     crop_y: Sequence[float] | float = 0.5,
     mirror: Sequence[int] | int = 0,
+    numbers: Sequence[int] | int = FREE,
 ) -> Batch:
     def column(values: object, kind: type) -> np.ndarray:
         return np.broadcast_to(np.asarray(values, kind), len(rows)).copy()
 
     return Batch(
         column(rows, np.int64),
+        column(numbers, np.int64),
         column(start_frames, np.int32),
         column(short_sides, np.float32),
         column(crop_x, np.float32),
@@ -95,7 +97,7 @@ def decoded(
     """The clips of each batch, `[batch, channels, frames, size, size]`."""
     return [
         clips_bcthw.cpu().numpy().copy()
-        for clips_bcthw, _ in decode(
+        for clips_bcthw, *_ in decode(
             (encoded_batch([films[row] for row in batch.rows], batch) for batch in batches),
             modality,
             clip,
@@ -331,11 +333,41 @@ def test_training_clips_come_with_the_rows_and_labels_of_their_batches(shards: S
         return training_batches(rows.frames, clip, seed=4, epochs=range(2), batch_size=4)
 
     found = [
-        (clips.rows_b.tolist(), clips.labels_b.tolist())
+        (clips.rows_b.tolist(), clips.views_b.tolist(), clips.labels_b.tolist())
         for clips in decode_clips(shards, "train", "rgb", clip, batches(), batch_size=4, device=CPU)
     ]
-    assert found == [(batch.rows.tolist(), rows.labels[batch.rows].tolist()) for batch in batches()]
+    assert found == [
+        (batch.rows.tolist(), [FREE] * 4, rows.labels[batch.rows].tolist()) for batch in batches()
+    ]
     assert len(found) == 2 * (len(rows) // 4)
+
+
+@pytest.mark.parametrize("modality", ["rgb", "flow"])
+@pytest.mark.parametrize("views", [Views(), Views(kind="random", clips=3, seed=5)], ids=lambda v: v.name)
+def test_a_student_of_stored_views_is_shown_exactly_what_its_teachers_were_shown(
+    shards: ShardSet, modality: Modality, views: Views
+) -> None:
+    clip = Clip(frames=4, stride=3, size=32, short_side=(32, 48))
+    rows = shards.rows["train"]
+
+    def shown(batches: Iterator[Batch], batch_size: int) -> dict[tuple[int, int], bytes]:
+        return {
+            (row, view): pixels.numpy().tobytes()
+            for clips in decode_clips(
+                shards, "train", modality, clip, batches, batch_size=batch_size, device=CPU
+            )
+            for row, view, pixels in zip(
+                clips.rows_b.tolist(), clips.views_b.tolist(), clips.clips_bcthw, strict=True
+            )
+        }
+
+    teachers = shown(evaluation_batches(rows.frames, clip, 5, views), 5)
+    epochs = range(7, 7 + views.count)
+    students = shown(
+        training_batches(rows.frames, clip, seed=4, epochs=epochs, batch_size=4, stored=views), 4
+    )
+    assert len(set(teachers.values())) == len(teachers) == len(rows) * views.count
+    assert students == teachers
 
 
 def test_a_row_is_decoded_from_its_own_video(shards: ShardSet) -> None:

@@ -19,6 +19,7 @@ from ukd_dist.data.knowledge import (
     METADATA,
     TARGET,
     TRAINED_ON,
+    common_view,
     logits_path,
     open_rows,
     write_logits,
@@ -39,9 +40,15 @@ def some_logits(rows: int = ROWS, classes: int = CLASSES, dtype: torch.dtype = t
     return torch.randn(rows, classes, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def write(path: Path, logits_nc: torch.Tensor, keys: list[str] = KEYS, split: SplitName = "train") -> Path:
-    trained_on = torch.arange(len(logits_nc)) % 2 == 0
-    write_logits(path, logits_nc, rows_of(keys), split, view="centre", trained_on=trained_on)
+def write(
+    path: Path,
+    logits: torch.Tensor,
+    keys: list[str] = KEYS,
+    split: SplitName = "train",
+    view: str = "centre",
+) -> Path:
+    trained_on = torch.arange(len(logits)) % 2 == 0
+    write_logits(path, logits, rows_of(keys), split, view=view, trained_on=trained_on)
     return path
 
 
@@ -72,8 +79,21 @@ def test_written_logits_are_read(
 def test_written_targets_are_read(tmp_path: Path) -> None:
     target_nc = some_logits()
     path = tmp_path / "deep" / "train.safetensors"
-    write_target(path, target_nc, rows_of(KEYS), {"method": "pkd", "h": 0.99})
-    assert torch.equal(open_rows(path, TARGET, rows_of(KEYS), "train", CLASSES).read(), target_nc)
+    write_target(path, target_nc, rows_of(KEYS), {"method": "pkd", "h": 0.99}, view="mean-4x3")
+    opened = open_rows(path, TARGET, rows_of(KEYS), "train", CLASSES)
+    assert torch.equal(opened.read(), target_nc)
+    assert opened.view == "mean-4x3"
+
+
+def test_logits_and_targets_of_several_views_are_read_row_by_row(tmp_path: Path) -> None:
+    logits_nvc = some_logits(ROWS * 3).reshape(ROWS, 3, CLASSES)
+    path = write(tmp_path / "logits.safetensors", logits_nvc, view="random-3-s9")
+    target = tmp_path / "target.safetensors"
+    write_target(target, logits_nvc, rows_of(KEYS), {}, view="random-3-s9")
+    for file, tensor in ((path, LOGITS), (target, TARGET)):
+        opened = open_rows(file, tensor, rows_of(KEYS), "train", CLASSES)
+        assert (opened.shape, opened.view) == ((ROWS, 3, CLASSES), "random-3-s9")
+        assert torch.equal(opened.read(2, 5), logits_nvc[2:5])
 
 
 def test_logits_that_are_a_slice_of_a_larger_tensor_are_written_as_the_slice(tmp_path: Path) -> None:
@@ -133,6 +153,13 @@ def test_logits_that_are_not_finite_are_counted_and_the_first_key_is_named(
     assert not path.exists()
 
 
+def test_a_view_whose_logits_are_not_finite_is_found(tmp_path: Path) -> None:
+    logits_nvc = some_logits(ROWS * 2).reshape(ROWS, 2, CLASSES)
+    logits_nvc[4, 1, 0] = float("nan")
+    with pytest.raises(DataError, match=r"^1 rows for .* are not finite, first 'Run_1_4';"):
+        write(tmp_path / "train.safetensors", logits_nvc, view="random-2-s0")
+
+
 def refusal(
     path: Path, keys: list[str] = KEYS, split: SplitName = "train", classes: int = CLASSES
 ) -> UkdError:
@@ -174,6 +201,46 @@ def test_logits_over_another_number_of_classes_are_refused(logits_file: Path) ->
         f"{logits_file} has shape [7, 4]; expected [7, 5]: rows, classes; "
         "remove its member to make it again from these shards"
     )
+
+
+@pytest.mark.parametrize(
+    ("view", "views", "expected"),
+    [
+        ("random-3-s0", (2,), "[7, 3, 4]: rows, views, classes"),
+        ("random-3-s0", (), "[7, 3, 4]: rows, views, classes"),
+        ("mean-3x1", (3,), "[7, 4]: rows, classes"),
+        ("centre", (1,), "[7, 4]: rows, classes"),
+        ("elsewhere", (2,), "[7, 4]: rows, classes"),
+    ],
+)
+def test_logits_of_another_number_of_views_than_they_name_are_refused(
+    tmp_path: Path, view: str, views: tuple[int, ...], expected: str
+) -> None:
+    shape = (ROWS, *views, CLASSES)
+    path = write(tmp_path / "train.safetensors", torch.zeros(shape), view=view)
+    assert str(refusal(path)).startswith(f"{path} has shape {list(shape)}; expected {expected}; remove")
+
+
+def test_logits_of_different_views_do_not_go_together(tmp_path: Path) -> None:
+    views = {"a": "mean-2x1", "b": "mean-2x1", "c": "centre"}
+    opened = [
+        open_rows(write(tmp_path / name, some_logits(), view=view), LOGITS, rows_of(KEYS), "train", CLASSES)
+        for name, view in views.items()
+    ]
+    assert common_view(opened[:2]) == "mean-2x1"
+    with pytest.raises(MismatchError) as raised:
+        common_view(opened)
+    assert str(raised.value) == (
+        f"{tmp_path}/c speaks of view centre, {tmp_path}/a of mean-2x1; "
+        "expected the same view in all logits of a target; "
+        "select teachers of one view, or make their logits again"
+    )
+
+
+def test_a_target_of_an_earlier_version_which_named_no_view_is_of_the_centre(tmp_path: Path) -> None:
+    entry = json.dumps({"split": "train", "keys_sha256": rows_of(KEYS).digest})
+    save_file({TARGET: some_logits()}, tmp_path / "target", {METADATA: entry})
+    assert open_rows(tmp_path / "target", TARGET, rows_of(KEYS), "train", CLASSES).view == "centre"
 
 
 def test_logits_over_too_few_rows_are_refused_though_the_keys_fit(tmp_path: Path) -> None:
@@ -218,7 +285,7 @@ def test_a_file_that_holds_no_tensors_is_named_as_damaged(tmp_path: Path, conten
 
 def test_a_target_is_not_taken_for_logits(tmp_path: Path) -> None:
     path = tmp_path / "train.safetensors"
-    write_target(path, some_logits(), rows_of(KEYS), {})
+    write_target(path, some_logits(), rows_of(KEYS), {}, view="centre")
     assert str(refusal(path)).startswith(f"{path} is damaged (")
     assert "; expected safetensors with 'logits'; remove" in str(refusal(path))
 

@@ -33,9 +33,9 @@ def shown(component_bytes: bytes, frames: int = FRAMES, side: int = SIDE) -> np.
     clip = Clip(frames=frames, stride=1, size=side, short_side=(side, side))
     (batch,) = evaluation_batches(np.array([frames]), clip, 1)
     encoded = iter([encoded_batch([np.frombuffer(component_bytes, np.uint8)], batch)])
-    ((clips_bcthw, _),) = [
-        (clips.clone(), rows)
-        for clips, rows in decode(
+    (clips_bcthw,) = [
+        clips.clone()
+        for clips, *_ in decode(
             encoded, "flow", clip, batch_size=1, flow_bound=BOUND, device=torch.device("cpu")
         )
     ]

@@ -100,8 +100,9 @@ KEYS = st.text(
 def contents(draw: st.DrawFn) -> Content:
     names = ["rgb.mp4", *draw(st.sets(st.sampled_from(["flow.mp4", "mv.bin", "txt"])))]
     keys = draw(st.lists(KEYS, min_size=2, max_size=7, unique=True))
-    cut = draw(st.integers(1, len(keys) - 1))
-    places = [("train", row) for row in range(cut)] + [("test", row) for row in range(len(keys) - cut)]
+    trained, test = sorted(draw(st.integers(1, len(keys) - 1)) for _ in range(2))
+    counts = {"train": trained, "validation": test - trained, "test": len(keys) - test}
+    places = [(split, row) for split, count in counts.items() for row in range(count)]
     return [
         (
             replace(
@@ -139,7 +140,7 @@ def test_a_shard_set_knows_its_classes_encoding_and_row_counts(finished: Path) -
     shards = ShardSet(finished)
     assert shards.classes == CLASSES
     assert shards.encoding == Encoding()
-    assert {split: len(rows) for split, rows in shards.rows.items()} == {"train": 5, "test": 2}
+    assert {split: len(shards.rows[split]) for split in shards.splits} == {"train": 5, "test": 2}
     assert shards.rows["test"].digest == keys_digest(["test_0", "test_1"])
 
 

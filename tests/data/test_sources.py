@@ -152,6 +152,55 @@ def test_the_digest_tells_labels_keys_splits_and_sizes_apart(listing: Listing) -
 # What is wrong is answered with where it is, what was expected and what to do.
 
 
+def several_groups(listing: Listing) -> str:
+    """A list of six videos of three recording groups, which exist."""
+    names = [f"{name}/{name}_{group}_1.mp4" for name in ("Run", "Sit") for group in (1, 2, 3)]
+    listing.add(*names)
+    return "".join(f"{i}\t{i // 3}\t{name}\n" for i, name in enumerate(names))
+
+
+def test_the_validation_videos_are_taken_out_of_the_training_list_by_group(listing: Listing) -> None:
+    listing.write(several_groups(listing))
+    whole = read_source(listing.data())
+    parted = read_source(listing.data(validation={"share": 0.3}))
+    assert whole.validation == ()
+    assert len(parted.validation) == 2
+    assert sorted(parted.train + parted.validation, key=whole.train.index) == list(whole.train)
+    assert not {v.group for v in parted.train} & {v.group for v in parted.validation}
+    assert parted.test == whole.test
+
+
+def test_without_a_validation_split_the_digest_is_that_of_before_there_was_one(listing: Listing) -> None:
+    """So that shards which were made then count as made."""
+    digest = "65c4c5c0f057ae2698fbb3752f483b33df62575903e5f1642f58752334234e79"
+    assert read_source(listing.write(GOOD)).digest() == digest
+
+
+def test_folds_that_the_list_cannot_give_are_refused(listing: Listing) -> None:
+    listing.write(several_groups(listing))
+    folds = {"count": 3, "by": "group"}
+    assert len(read_source(listing.data(folds=folds)).train) == 6
+    with pytest.raises(UsageError, match=r"class 'Run' keeps 1 of its 2 recording groups where fold \d of 2"):
+        read_source(listing.data(folds={**folds, "count": 2}, validation={"share": 0.3}))
+
+
+def test_the_digest_tells_another_validation_split_apart(listing: Listing) -> None:
+    listing.write(several_groups(listing))
+    wanted = [None, *({"share": 0.3, "seed": seed} for seed in range(4))]
+    found = [read_source(listing.data(validation=validation)) for validation in wanted]
+    assert len({source.digest() for source in found}) == len({source.validation for source in found}) > 2
+
+
+def test_a_class_of_one_recording_group_is_said_before_any_video_is_decoded(arid_data: Path) -> None:
+    lists = arid_data / "arid_subset" / "lists"
+    split = {"train": lists / "split0_train.txt", "test": lists / "split0_test.txt"}
+    data = {"source": "arid", "videos": arid_data / "arid_subset" / "videos", "splits": {"split0": split}}
+    with pytest.raises(UsageError, match=r"data.validation leaves class 'Jump' without .* set by: random"):
+        read_source(Data.model_validate({**data, "validation": {"share": 0.2}}))
+    source = read_source(Data.model_validate({**data, "validation": {"share": 0.2, "by": "random"}}))
+    assert (len(source.train), len(source.validation)) == (81, 21)
+
+
 def test_a_missing_folder_of_videos_is_named(listing: Listing) -> None:
     listing.write(GOOD)
     nowhere = listing.folder / "nowhere"

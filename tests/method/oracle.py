@@ -1,4 +1,9 @@
-"""The method as its paper writes it (Jin et al., Unlimited Knowledge Distillation), in plain numpy."""
+"""The method as its papers write it, in plain numpy.
+
+Equations are numbered as in Jin et al., Unlimited Knowledge Distillation. `entropy` is Kwon et al., Adaptive
+Knowledge Distillation Based on Entropy, as Zhang et al. compare with it; `confidence` is Zhang et al.,
+Confidence-Aware Multi-Teacher Knowledge Distillation.
+"""
 
 from __future__ import annotations
 
@@ -48,23 +53,50 @@ def similarity(method: str, logits: Array, label: int, h: float, floor: float) -
     return 1.0
 
 
+def weights(
+    method: str, logits_kc: Array, label: int, *, h: float = 0.99, floor: float = 1e-4, least: float = 1e-8
+) -> Array:
+    """What each teacher of one video counts, sum 1.
+
+    `floor` is the least cross entropy of gtd, `least` the least entropy of `entropy`, both in nats and ours.
+    """
+    truth = ground_truth_distribution(label, logits_kc.shape[1])
+    ce_k = np.array([cross_entropy(truth, logits_c) for logits_c in logits_kc])
+    if method == "best":
+        best_k = ce_k == ce_k.min()
+        return np.asarray(best_k / best_k.sum())
+    if method == "entropy":
+        return complements(np.array([max(entropy(softmax(logits_c)), least) for logits_c in logits_kc]))
+    if method == "confidence":
+        return complements(softmax(ce_k))
+    s_k = np.array([similarity(method, logits_c, label, h, floor) for logits_c in logits_kc])
+    return np.asarray(s_k / s_k.sum())
+
+
+def complements(doubt_k: Array) -> Array:
+    """(1 - a_k / sum_j a_j) / (K - 1); one teacher counts 1."""
+    if len(doubt_k) == 1:
+        return np.ones(1)
+    return np.asarray((1 - doubt_k / doubt_k.sum()) / (len(doubt_k) - 1))
+
+
 def target(
     logits_knc: Array,
     labels_n: NDArray[np.int64],
+    covers_kn: NDArray[np.bool_] | None = None,
     *,
     method: str,
     h: float = 0.99,
     floor: float = 1e-4,
     temperature: float | None = None,
 ) -> Array:
-    """Eq. 9, of logits, or of probabilities if there is a temperature, with weights that sum to 1 over k."""
-    num_teachers, num_rows, num_classes = logits_knc.shape
+    """Eq. 9, of logits, or of probabilities if there is a temperature, over the teachers of each video."""
+    _, num_rows, num_classes = logits_knc.shape
     target_nc = np.zeros((num_rows, num_classes))
     for n in range(num_rows):
-        s = [similarity(method, logits_knc[k, n], labels_n[n], h, floor) for k in range(num_teachers)]
-        for k in range(num_teachers):
-            opinion = logits_knc[k, n] if temperature is None else softmax(logits_knc[k, n], temperature)
-            target_nc[n] += s[k] / sum(s) * opinion
+        logits_kc = logits_knc[:, n] if covers_kn is None else logits_knc[covers_kn[:, n], n]
+        opinions_kc = logits_kc if temperature is None else softmax(logits_kc, temperature)
+        target_nc[n] = weights(method, logits_kc, labels_n[n], h=h, floor=floor) @ opinions_kc
     return target_nc
 
 
@@ -91,3 +123,24 @@ def distillation_gradient(
     by_ce = softmax(student_nc) - np.eye(num_classes)[labels_n]
     by_kl = temperature * (softmax(student_nc, temperature) - q_nc)
     return (alpha * by_ce + (1 - alpha) * by_kl) / num_rows
+
+
+def average_of_losses(
+    student_nc: Array,
+    labels_n: NDArray[np.int64],
+    logits_knc: Array,
+    covers_kn: NDArray[np.bool_],
+    alpha: float,
+    temperature: float,
+) -> tuple[float, Array]:
+    """Eq. 1 with Eq. 4, and its gradient: all teachers in memory, each video's mean over those it has."""
+    num_rows = len(student_nc)
+    total, gradient_nc = 0.0, np.zeros_like(student_nc)
+    for n in range(num_rows):
+        row = slice(n, n + 1)
+        for logits_nc in logits_knc[covers_kn[:, n]]:
+            batch = (student_nc[row], labels_n[row], softmax(logits_nc[row], temperature))
+            share = 1 / (covers_kn[:, n].sum() * num_rows)
+            total += share * distillation_loss(*batch, alpha, temperature)
+            gradient_nc[row] += share * distillation_gradient(*batch, alpha, temperature)
+    return total, gradient_nc

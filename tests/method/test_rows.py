@@ -1,40 +1,36 @@
-"""Rows of logits: sums that do not depend on their neighbours, and opinions that cannot be weighed."""
+"""Rows of logits: as kernels take them, as far as they are heard, and opinions that cannot be weighed."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from tests.method.threads import with_threads
 from ukd_dist.errors import DataError
-from ukd_dist.method.rows import check_opinion, row_sums, row_tiles
+from ukd_dist.method.rows import as_array, check_opinion, covered_rows, heard_logits
 
 LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
 
 
-@given(arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 70)), elements=st.integers(-1000, 1000)))
-@settings(deadline=None)
-def test_row_sums_are_sums_whatever_the_width(values: np.ndarray) -> None:
-    assert row_sums(torch.from_numpy(values).double()).tolist() == values.sum(axis=1).tolist()
+def test_kernels_take_logits_as_they_are_but_in_rows_and_at_least_single_precision() -> None:
+    logits_nc = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    for given_nc in (logits_nc, logits_nc.half(), logits_nc.double().t().contiguous().t()):
+        array = as_array(given_nc)
+        assert array.flags.c_contiguous
+        assert array.dtype == (np.float64 if given_nc.dtype == torch.float64 else np.float32)
+        assert torch.equal(torch.from_numpy(array), given_nc.to(torch.from_numpy(array).dtype))
 
 
-@pytest.mark.parametrize("width", [2, 11, 400, 100_001])
-def test_a_row_sums_to_the_same_bytes_alone_and_among_others(width: int) -> None:
-    rows = torch.randn(9, width, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    alone = torch.cat([row_sums(row[None].clone()) for row in rows])
-    assert torch.equal(with_threads(3, lambda: row_sums(rows.clone())), alone)
+def test_a_teacher_covers_every_row_where_nothing_is_said() -> None:
+    assert covered_rows(None, 3).tolist() == [True, True, True]
+    assert covered_rows(torch.tensor([True, False]), 2).tolist() == [True, False]
 
 
-@given(st.integers(0, 5000), st.integers(2, 10**6))
-@settings(deadline=None)
-def test_tiles_hold_every_row_once_and_in_order(num_rows: int, num_classes: int) -> None:
-    tiles = row_tiles(num_rows, num_classes)
-    assert [row for tile in tiles for row in range(tile.start, tile.stop)] == list(range(num_rows))
+def test_logits_of_uncovered_rows_are_not_heard() -> None:
+    logits_nc = torch.tensor([[1.0, 2.0], [float("nan"), float("inf")]])
+    assert heard_logits(logits_nc, torch.tensor([True, False])).tolist() == [[1.0, 2.0], [0.0, 0.0]]
+    assert logits_nc[1].isfinite().sum() == 0
 
 
 def test_a_single_class_is_refused() -> None:

@@ -1,6 +1,9 @@
-"""Properties of the weights of one teacher's opinions (Eq. 5-8, 11, 12)."""
+"""Properties of what opinions are multiplied by (Eq. 4-8, 11, 12; entropies, cross entropies)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,16 +16,20 @@ from torch import Tensor
 from tests.method import oracle
 from tests.method.threads import with_threads
 from ukd_dist.errors import DataError, UsageError
+from ukd_dist.method.assembly import Assembly, observe
 from ukd_dist.method.weighting import (
+    ENTROPY_FLOOR,
     GTD_FLOOR,
     Method,
     Weighting,
     average_weights,
+    entropies,
     gtd_weights,
     pkd_weights,
+    truth_cross_entropies,
 )
 
-METHODS: tuple[Method, ...] = ("pkd", "gtd", "avg")
+METHODS: tuple[Method, ...] = ("pkd", "gtd", "avg", "avg1", "single")
 
 
 @st.composite
@@ -38,6 +45,11 @@ def shares(num_classes: int) -> st.SearchStrategy[float]:
     return st.floats(1 / num_classes, 0.9999)
 
 
+def weighting_of(method: Method, h: float = 0.99) -> Weighting:
+    """In probabilities, where every method is at home."""
+    return Weighting(method=method, h=h, space="probs", temperature=20.0)
+
+
 def oracle_weights(method: Method, logits_nc: Tensor, labels_n: Tensor, h: float) -> list[float]:
     rows = zip(logits_nc.double().numpy(), labels_n.tolist(), strict=True)
     return [oracle.similarity(method, row, label, h, GTD_FLOOR) for row, label in rows]
@@ -47,9 +59,57 @@ def oracle_weights(method: Method, logits_nc: Tensor, labels_n: Tensor, h: float
 @settings(deadline=None)
 def test_weights_are_the_papers(opinion: tuple[Tensor, Tensor], method: Method, data: st.DataObject) -> None:
     h = data.draw(shares(opinion[0].shape[1]))
-    weights_n = Weighting(method=method, h=h).weights(*opinion)
+    (weights_n,) = weighting_of(method, h).coefficients(*opinion)
     assert weights_n.dtype == torch.float64
     np.testing.assert_allclose(weights_n.numpy(), oracle_weights(method, *opinion, h), rtol=1e-9)
+
+
+@given(opinions(), st.floats(0.5, 60))
+@settings(deadline=None)
+def test_entropies_are_those_of_the_softened_opinions(
+    opinion: tuple[Tensor, Tensor], temperature: float
+) -> None:
+    entropy_n = entropies(*opinion, temperature)
+    probs_nc = oracle.softmax(opinion[0].double().numpy(), temperature)
+    assert entropy_n.dtype == torch.float64
+    assert (entropy_n >= 0).all()
+    np.testing.assert_allclose(entropy_n.numpy(), [oracle.entropy(p) for p in probs_nc], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("num_classes", [2, 11, 400])
+def test_the_entropy_of_equal_logits_is_the_logarithm_of_the_classes(num_classes: int) -> None:
+    entropy = entropies(torch.full((1, num_classes), 7.0), torch.tensor([0]))
+    assert entropy.item() == pytest.approx(np.log(num_classes), rel=1e-14)
+
+
+@given(opinions())
+@settings(deadline=None)
+def test_scores_are_cross_entropies_with_the_truth(opinion: tuple[Tensor, Tensor]) -> None:
+    logits_nc, labels_n = opinion
+    log_q_nc = oracle.log_softmax(logits_nc.double().numpy())
+    expected_n = -log_q_nc[np.arange(len(labels_n)), labels_n.numpy()]
+    ce_n = truth_cross_entropies(*opinion)
+    np.testing.assert_allclose(ce_n.numpy(), expected_n, rtol=1e-12, atol=1e-14)
+    assert torch.equal(Weighting(method="confidence").scores(*opinion), ce_n)
+    assert torch.equal(Weighting(method="best").scores(*opinion), -ce_n)
+
+
+@given(opinions())
+@settings(deadline=None)
+def test_an_entropy_coefficient_stops_at_the_floor(opinion: tuple[Tensor, Tensor]) -> None:
+    ones_n, doubts_n = Weighting(method="entropy").coefficients(*opinion)
+    assert torch.equal(ones_n, torch.ones_like(ones_n))
+    assert torch.equal(doubts_n, entropies(*opinion).clamp(min=ENTROPY_FLOOR))
+
+
+@pytest.mark.parametrize("method", ["best", "confidence"])
+def test_the_teacher_that_leads_has_a_coefficient_of_one_and_others_less(method: Method) -> None:
+    lead_n = torch.tensor([0.0, -1e-16, -2.0, -1e4], dtype=torch.float64)
+    logits_nc, labels_n = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
+    *first, last_n = Weighting(method=method).coefficients(logits_nc, labels_n, lead_n)
+    expected = [1.0, 0.0, 0.0, 0.0] if method == "best" else [1.0, 1.0, np.exp(-2.0), 0.0]
+    assert last_n.tolist() == pytest.approx(expected, abs=1e-15)
+    assert [len(ones_n) for ones_n in first] == ([] if method == "best" else [4])
 
 
 @given(opinions(), st.data())
@@ -81,21 +141,32 @@ def test_the_bound_for_eleven_classes_is_the_documented_one() -> None:
 @settings(deadline=None)
 def test_weights_normalised_over_teachers_form_a_simplex(logits_knc: np.ndarray, method: Method) -> None:
     labels_n = torch.tensor([0, 4, 2])
-    weighting = Weighting(method=method)
-    s_kn = torch.stack([weighting.weights(torch.from_numpy(z), labels_n) for z in logits_knc])
+    weighting = weighting_of(method)
+    s_kn = torch.stack([weighting.coefficients(torch.from_numpy(z), labels_n)[0] for z in logits_knc])
     share_kn = s_kn / s_kn.sum(dim=0)
     assert (share_kn > 0).all()
     torch.testing.assert_close(share_kn.sum(dim=0), torch.ones(3, dtype=torch.float64))
 
 
-@given(opinions(), st.integers(-4096, 4096), st.sampled_from(METHODS))
+@given(opinions(), st.integers(-4096, 4096), st.sampled_from((*METHODS, "entropy")))
 @settings(deadline=None)
 def test_a_constant_added_to_a_rows_logits_changes_no_weight(
     opinion: tuple[Tensor, Tensor], constant: int, method: Method
 ) -> None:
     logits_nc, labels_n = opinion[0].double().round(), opinion[1]
-    weights = Weighting(method=method).weights
-    assert torch.equal(weights(logits_nc + constant, labels_n), weights(logits_nc, labels_n))
+    coefficients = weighting_of(method).coefficients
+    shifted, plain = coefficients(logits_nc + constant, labels_n), coefficients(logits_nc, labels_n)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(shifted, plain, strict=True))
+
+
+@given(opinions(), st.integers(-4096, 4096), st.sampled_from(("best", "confidence")))
+@settings(deadline=None)
+def test_a_constant_added_to_a_rows_logits_changes_no_score(
+    opinion: tuple[Tensor, Tensor], constant: int, method: Method
+) -> None:
+    logits_nc, labels_n = opinion[0].double().round(), opinion[1]
+    scores = weighting_of(method).scores
+    assert torch.equal(scores(logits_nc + constant, labels_n), scores(logits_nc, labels_n))
 
 
 def test_at_the_least_h_the_pkd_is_uniform_and_ignores_the_label() -> None:
@@ -116,7 +187,7 @@ def test_average_weights_are_ones() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 11, 400, 150_000])
-@pytest.mark.parametrize("method", ["pkd", "gtd"])
+@pytest.mark.parametrize("method", ["pkd", "gtd", "entropy", "best"])
 def test_a_rows_weight_is_the_same_bytes_in_any_block_and_at_any_number_of_threads(
     num_classes: int, method: Method
 ) -> None:
@@ -124,7 +195,13 @@ def test_a_rows_weight_is_the_same_bytes_in_any_block_and_at_any_number_of_threa
     rows = 5 if num_classes > 1000 else 701
     logits_nc = torch.randn(rows, num_classes, generator=generator) * 30
     labels_n = torch.randint(num_classes, (rows,), generator=generator)
-    weights = Weighting(method=method).weights
+    weighting = weighting_of(method)
+
+    def weights(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
+        if weighting.compares:
+            return weighting.scores(logits_nc, labels_n)
+        return weighting.coefficients(logits_nc, labels_n)[-1]
+
     expected = weights(logits_nc, labels_n)
     for block in (1, 7, 256):
         parts = [weights(logits_nc[i : i + block], labels_n[i : i + block]) for i in range(0, rows, block)]
@@ -134,13 +211,16 @@ def test_a_rows_weight_is_the_same_bytes_in_any_block_and_at_any_number_of_threa
 
 def test_weighing_leaves_the_logits_alone() -> None:
     logits_nc = torch.randn(4, 3, dtype=torch.float64)
-    before = logits_nc.clone()
-    pkd_weights(logits_nc, torch.tensor([0, 1, 2, 0]), 0.99)
+    before, labels_n = logits_nc.clone(), torch.tensor([0, 1, 2, 0])
+    pkd_weights(logits_nc, labels_n, 0.99)
+    truth_cross_entropies(logits_nc, labels_n)
+    entropies(logits_nc, labels_n)
     assert torch.equal(logits_nc, before)
 
 
 def test_a_block_without_rows_has_no_weights() -> None:
-    assert pkd_weights(torch.empty(0, 3), torch.empty(0, dtype=torch.int64), 0.99).shape == (0,)
+    nothing = torch.empty(0, 3), torch.empty(0, dtype=torch.int64)
+    assert pkd_weights(*nothing, 0.99).shape == entropies(*nothing).shape == (0,)
 
 
 LOGITS, LABELS = torch.zeros(2, 3), torch.tensor([0, 2])
@@ -160,23 +240,54 @@ def test_a_floor_that_is_no_positive_number_is_refused(floor: float) -> None:
         gtd_weights(LOGITS, LABELS, floor)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_weighting_refuses_what_is_no_opinion(method: Method) -> None:
-    logits_nc = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 0.0]])
-    with pytest.raises(DataError, match=r"^1 logits are NaN or infinite, the first in row 1; expected"):
-        Weighting(method=method).weights(logits_nc, LABELS)
+NO_OPINION = torch.tensor([[0.0, 1.0, 2.0], [0.0, float("nan"), 0.0]])
+NAMED = r"^1 logits are NaN or infinite, the first in row 1; expected"
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda z, y: pkd_weights(z, y, 0.99),
+        gtd_weights,
+        average_weights,
+        truth_cross_entropies,
+        entropies,
+    ],
+)
+def test_every_measure_refuses_what_is_no_opinion(weights: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(DataError, match=NAMED):
+        weights(NO_OPINION, LABELS)
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_no_weighting_hears_what_is_no_opinion(method: Method) -> None:
+    weighting = weighting_of(method)
+    reference_n = torch.full((2,), 5.0, dtype=torch.float64)
+    with pytest.raises(DataError, match=NAMED):
+        Assembly(weighting, 2, 3, reference_n=reference_n).add(NO_OPINION, LABELS)
+    if weighting.compares:
+        with pytest.raises(DataError, match=NAMED):
+            observe(weighting, NO_OPINION, LABELS, reference_n)
 
 
 @pytest.mark.parametrize(
     ("settings_of_it", "message"),
     [
-        ({"method": "mean"}, "^method 'mean' is unknown; expected pkd or gtd or avg; choose"),
+        (
+            {"method": "mean"},
+            "^method 'mean' is unknown; expected pkd or gtd or avg or avg1 or single or best or entropy or "
+            "confidence; choose",
+        ),
         ({"method": "pkd", "space": "odds"}, "^space 'odds' is unknown; expected logits or probs; choose"),
         ({"method": "pkd", "h": 1.0}, "^h is 1.0; expected 1/C <= h < 1; choose"),
         ({"method": "gtd", "floor": 0.0}, "^floor is 0; expected a positive cross entropy"),
         (
             {"method": "avg", "temperature": 20.0},
             "^temperature is 20 in space 'logits'; expected no temperature",
+        ),
+        (
+            {"method": "avg1"},
+            "^method 'avg1' in space 'logits'; expected space 'probs': Eq. 4 is .*; choose space 'probs'",
         ),
         (
             {"method": "avg", "space": "probs"},

@@ -9,12 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ukd_dist import manifest
-from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content, parse
+from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content, parse
 from ukd_dist.manifest import write_atomically
 from ukd_dist.rundir import HISTORY, RunDirectory, leave_error
 from ukd_dist.stages.evaluate import RESULT, Result, fusions, write_results
+from ukd_dist.stages.opinions import Tally, describe
+from ukd_dist.stages.reduce import OPINIONS
 from ukd_dist.training.loop import Epoch, write_history
 
 CLASSES = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")
@@ -61,8 +64,7 @@ def build(root: Path, text: str = EXPERIMENT, classes: Sequence[str] = CLASSES) 
     for teacher in wanted.teachers:
         train(run.teacher(teacher.id), teacher)
     for target in wanted.targets:
-        run.target(target.id).mkdir(parents=True)
-        manifest.commit(run.target(target.id), "target", target.settings.model_dump(mode="json"), {}, [])
+        reduce(run.target(target.id), target, classes)
     for student in wanted.students:
         train(run.student(student.id), student)
     evaluate(run, wanted, classes)
@@ -83,6 +85,15 @@ def train(directory: Path, member: TeacherMember | StudentMember, *, epochs: int
     if epochs == member.settings.epochs:
         kind = "teacher" if isinstance(member, TeacherMember) else "student"
         manifest.commit(directory, kind, content(member.settings), {}, [HISTORY])
+
+
+def reduce(directory: Path, target: TargetMember, classes: Sequence[str] = CLASSES) -> None:
+    """A target's manifest and the opinions that it holds, but no target."""
+    tally = _tally(target, len(classes))
+    table = json.dumps(describe(tally, target.teachers, classes)).encode()
+    write_atomically(directory / OPINIONS, table)
+    settings = target.settings.model_dump(mode="json", exclude={"teachers"})
+    manifest.commit(directory, "target", settings, {}, [OPINIONS])
 
 
 def fail(directory: Path, message: str) -> None:
@@ -112,6 +123,24 @@ def _history(member: TeacherMember | StudentMember, epochs: int) -> list[Epoch]:
         memory = int(733e6 + rng.normal(0, 3e6))
         lines.append(Epoch(epoch, losses, accuracy, 0.05, seconds, 0.4, 256, memory))
     return lines
+
+
+def _tally(target: TargetMember, classes: int) -> Tally:
+    """24 training clips a class; who is more often right is heard more, but where all are heard alike."""
+    rng, size = np.random.default_rng(list(target.id.encode())), (len(target.teachers), classes)
+    silent = rng.integers(0, 6, size) if target.settings.rows == "out_of_fold" else np.zeros(size, int)
+    heard, skill = 24 - silent, rng.uniform(0.6, 0.98, size)
+    spoken = heard * (skill**8 if target.settings.method == "pkd" else 1)
+    parts = spoken / spoken.sum(axis=0)
+    return Tally(
+        rows=torch.full((classes,), 24.0, dtype=torch.float64),
+        heard=torch.from_numpy(heard).double(),
+        share=torch.from_numpy(24 * parts),
+        correct=torch.from_numpy(rng.binomial(heard, skill)).double(),
+        agree=torch.from_numpy(rng.binomial(heard, 0.5 + skill / 2)).double(),
+        entropy=torch.from_numpy(heard * rng.uniform(0.2, 0.9, size)),
+        weight_entropy=torch.from_numpy(-24 * (parts * np.log(parts)).sum(axis=0)),
+    )
 
 
 def _skill(member: TeacherMember | StudentMember) -> float:

@@ -25,6 +25,7 @@ from ukd_dist.stages.evaluate import (
     FUSIONS,
     RESULT,
     RESULTS_CSV,
+    describe,
     evaluate,
     read_fusions,
     read_result,
@@ -61,7 +62,8 @@ def shard(run: RunDirectory) -> ShardSet:
     manifest.write_atomically(run.shards / SAMPLES, samples_csv(samples))
     settings = {"classes": list(CLASSES), "encoding": Encoding().model_dump(mode="json")}
     indexes = [shard_name(split, 0).replace(".tar", ".idx") for split in SPLITS]
-    manifest.commit(run.shards, "shards", settings, {}, [SAMPLES, *indexes])
+    counts = {"samples": dict.fromkeys(SPLITS, len(LABELS)), "rejected": {}}
+    manifest.commit(run.shards, "shards", settings, {}, [SAMPLES, *indexes], counts)
     return ShardSet(run.shards)
 
 
@@ -94,6 +96,12 @@ def train(run: RunDirectory, study: Experiment, shards: ShardSet) -> dict[str, n
 
 def context(run: RunDirectory, study: Experiment) -> Context:
     return Context(run, study, RayCluster(study.cluster, run.logs), Progress())
+
+
+def test_a_teacher_of_a_fold_is_named_with_it_in_tables(tmp_path: Path) -> None:
+    text = STUDY.replace("{{source:", "{{folds: {{count: 2}}, source:").replace("epochs: 1}}]", "fold: 1}}]")
+    (teacher,) = fake_run.experiment(tmp_path, text).teachers
+    assert describe(RunDirectory(tmp_path), teacher)[:2] == ("teacher", "x3d_tiny-f1")
 
 
 def probabilities(logits_nc: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from tests.stages import fake_run
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.evaluate import read_fusions as read_fusion_results
 from ukd_dist.stages.findings import compare, read_fusions, read_groups
-from ukd_dist.stages.report import results_rows
+from ukd_dist.stages.report import report, results_rows
 
 T_975_OF_2, T_975_OF_4 = 4.303, 2.776  # quantiles of Student's t by degrees of freedom
 
@@ -65,6 +65,21 @@ def test_students_that_differ_by_more_than_the_seed_are_not_averaged(tmp_path: P
         ("ukd rgb (temperature 5.0)", 5),
         ("ukd rgb (temperature 20.0)", 5),
     ]
+
+
+def test_teachers_of_one_network_are_grouped_over_seeds_and_folds_apart_from_those_of_all_rows(
+    tmp_path: Path,
+) -> None:
+    text = fake_run.EXPERIMENT.replace("  modalities:", "  folds: {{count: 3}}\n  modalities:")
+    text = text.replace(
+        "grid: {{modality: [rgb, flow]}}", "modality: rgb, grid: {{fold: [null, 0, 2], seed: [0, 1]}}", 1
+    )
+    run = fake_run.build(tmp_path, text)
+    whole, folded, *_ = read_groups(run, fake_run.experiment(tmp_path, text))
+    assert (whole.label, folded.label) == ("slowfast_tiny rgb", "slowfast_tiny rgb (folds 3)")
+    assert [m.number for m in whole.members] == ["0", "1"]
+    assert [m.number for m in folded.members] == ["0 f0", "1 f0", "0 f2", "1 f2"]
+    assert "fold 2 left out" in report(run, fake_run.experiment(tmp_path, text)).read_text()
 
 
 def test_a_fusion_has_one_member_a_seed_and_its_whole_result(root: Path) -> None:

@@ -6,54 +6,15 @@ import fcntl
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 from tests.stages import fake_run
+from tests.stages.page import page_of
 from ukd_dist import manifest
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.evaluate import RESULT, read_result
 from ukd_dist.stages.findings import read_fusions, read_groups
 from ukd_dist.stages.report import report, results_rows
-
-VOID = {"meta", "br"}
-
-
-class Page(HTMLParser):
-    """The page's text, table rows as lists of their cells' text, and whether every tag is closed."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.text, self.rows, self.open = "", list[list[str]](), list[str]()
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, _attributes: object) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("th", "td"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-        if {"th", "td"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    def row(self, member_id: str) -> list[str]:
-        (row,) = [row for row in self.rows if row and member_id in row[0]]
-        return row
-
-
-def page_of(root: Path, text: str = fake_run.EXPERIMENT) -> Page:
-    page = Page(report(RunDirectory(root), fake_run.experiment(root, text)).read_text())
-    assert page.open == []
-    page.text = " ".join(page.text.split())
-    return page
 
 
 def test_the_page_needs_no_network(root: Path) -> None:
@@ -92,7 +53,7 @@ def test_the_table_says_what_the_results_say(root: Path) -> None:
 def test_seeds_have_a_row_of_their_mean(root: Path) -> None:
     (ukd,) = [g for g in read_groups(RunDirectory(root), fake_run.experiment(root)) if g.name == "ukd"]
     assert ukd.top1 is not None
-    (row,) = [row for row in page_of(root).rows if row[:1] and row[0].strip().startswith("ukdrgb")]
+    (row,) = [row for row in page_of(root).sections["results"] if row[0].strip().startswith("ukdrgb")]
     assert row[1:3] == ["mean of 5", f"{100 * ukd.top1.mean:.1f} ± {100 * ukd.top1.margin:.1f}"]
 
 

@@ -93,6 +93,42 @@ def test_damaged_videos_are_left_out_with_their_reasons_and_rows_stay_whole(
 
 
 @pytest.mark.cluster
+def test_validation_videos_have_tars_and_rows_of_their_own_and_the_others_keep_theirs(
+    videos: Path, tmp_path: Path, cluster: RayCluster
+) -> None:
+    whole = study(tmp_path / "whole", videos)
+    parted = study(tmp_path / "parted", videos, "data.validation={share: 0.5}")
+    shard(context(whole, cluster))
+    shard(context(parted, cluster))
+
+    before, after = ShardSet(tmp_path / "whole/shards"), ShardSet(tmp_path / "parted/shards")
+    recorded = [manifest.read(shards.directory) for shards in (before, after)]
+    assert [found and found.settings.get("validation") for found in recorded] == [
+        None,
+        {"share": 0.5, "by": "group", "seed": 0},
+    ]
+    assert [found and list(found.summary["samples"]) for found in recorded] == [
+        ["train", "test"],
+        ["train", "validation", "test"],
+    ]
+    assert before.splits == ("train", "test")
+    assert after.splits == ("train", "validation", "test")
+    assert {split: len(rows) for split, rows in after.rows.items()} == {
+        "train": 11,
+        "validation": 11,
+        "test": 11,
+    }
+    assert sorted(after.rows["train"].keys + after.rows["validation"].keys) == sorted(
+        before.rows["train"].keys
+    )
+    (held_out,) = {s.group for s in after.samples if s.split == "validation"}
+    assert held_out not in {s.group for s in after.samples if s.split == "train"}
+    assert len(after.read("validation", 10, "rgb.mp4")) > 1000
+    for name in ("test-000000.tar", "test-000001.tar"):
+        assert (after.directory / name).read_bytes() == (before.directory / name).read_bytes()
+
+
+@pytest.mark.cluster
 def test_tars_that_are_there_are_not_made_again_and_the_bytes_are_the_same(
     videos: Path, tmp_path: Path, cluster: RayCluster
 ) -> None:

@@ -70,7 +70,7 @@ class RayCluster:
         self, settings: Cluster, logs: Path, on_start: Callable[[int], None] = lambda _: None
     ) -> None:
         self._settings = settings
-        self._logs = logs
+        self.logs = logs
         self._on_start = on_start
         self._local: Any = None
         self.started = False
@@ -142,7 +142,7 @@ class RayCluster:
             self._require(resources, count=workers)  # each time: a node may be gone for good
             try:
                 with _calling(while_waiting):
-                    run_group(name, function, argument, workers, resources, self._logs)
+                    run_group(name, function, argument, workers, resources, self.logs)
                 return
             except GroupLostError as error:
                 free_reservations()
@@ -150,7 +150,7 @@ class RayCluster:
                     raise TrainingError(
                         f"{name} failed {attempt + 1} times, last: {error}",
                         expected=f"at most {attempt} (cluster.max_failures)",
-                        action=f"see {self._logs}/{name}-*.log",
+                        action=f"see {self.logs}/{name}-*.log",
                     ) from error
                 logging.getLogger(__name__).warning("%s lost a rank (%s); starting it again", name, error)
 
@@ -161,7 +161,7 @@ class RayCluster:
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
         # Inside `ray job submit` Ray names its cluster in the environment.
         address = self._settings.address or os.environ.get("RAY_ADDRESS") or ""
         try:
@@ -216,7 +216,7 @@ class RayCluster:
             options["memory"] = int(job.resources.memory_gib * 2**30)
         remote = ray.remote(**options)(run_job)
         return remote.options(name=job.name).remote(
-            self._logs / f"{job.name}.log", job.function, job.arguments
+            self.logs / f"{job.name}.log", job.function, job.arguments
         )
 
     def _outcome(self, job: Job, reference: Any) -> Outcome:
@@ -228,7 +228,7 @@ class RayCluster:
             cause = getattr(error, "cause", None)
             if isinstance(cause, UkdError):
                 return Outcome(job, error=cause)
-            log = self._logs / f"{job.name}.log"
+            log = self.logs / f"{job.name}.log"
             failure = TrainingError(
                 f"{job.name} failed: {last_line(error)}", expected="the job to finish", action=f"see {log}"
             )

@@ -22,7 +22,7 @@ from ukd_dist.data.views import Batch
 
 # Gamma-corrected dark videos are far from ImageNet's statistics; one mean and deviation serve every channel.
 RGB_MEAN, RGB_STD = 0.45, 0.225
-# Encoded videos, rows, start frames, short sides, crop x and y, mirror: one entry a clip in each.
+# Encoded videos, rows, view numbers, start frames, short sides, crop x and y, mirror: one entry a clip each.
 EncodedBatch = tuple[Any, ...]
 CHANNELS: dict[Modality, int] = {"rgb": 3, "flow": 2}
 
@@ -34,11 +34,13 @@ class Clips:
     Attributes:
         clips_bcthw: float32, `[batch, channels, frames, size, size]`.
         rows_b: Row numbers, int64.
+        views_b: Numbers of the rows' stored views, int64; `views.FREE` where a view is none of them.
         labels_b: Class indexes, int64.
     """
 
     clips_bcthw: torch.Tensor
     rows_b: torch.Tensor
+    views_b: torch.Tensor
     labels_b: torch.Tensor
 
 
@@ -71,7 +73,7 @@ def decode_clips(
     labels = torch.from_numpy(shards.rows[split].labels)
     encoded = _encoded(shards, split, component(modality), batches)
     bound = shards.encoding.flow_bound
-    for clips_bcthw, rows_b in decode(
+    for clips_bcthw, rows_b, views_b in decode(
         encoded,
         modality,
         clip,
@@ -80,7 +82,7 @@ def decode_clips(
         device=device,
         num_threads=num_threads,
     ):
-        yield Clips(clips_bcthw, rows_b.to(device), labels[rows_b].to(device))
+        yield Clips(clips_bcthw, rows_b.to(device), views_b.to(device), labels[rows_b].to(device))
 
 
 def decode(
@@ -92,19 +94,25 @@ def decode(
     flow_bound: float,
     device: torch.device,
     num_threads: int = 1,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Decode encoded videos as their views say; yields clips on `device` and row numbers on the CPU."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Decode encoded videos as their views say.
+
+    Yields:
+        The clips on `device`; on the CPU their row numbers and the numbers of their stored views, int64.
+    """
     device_id = (device.index or 0) if device.type == "cuda" else None
     pipeline = _build(encoded, modality, clip, batch_size, flow_bound, device_id, num_threads)
     # Copies on one stream of their own: waiting for them must not wait for the training step before.
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
     while True:
         try:
-            clips, rows = pipeline.run()
+            clips, *numbers = pipeline.run()
         except StopIteration:
             return
-        rows_b = torch.from_numpy(np.asarray(rows.as_tensor()).reshape(-1).astype(np.int64))
-        yield _to_torch(clips.as_tensor(), copying), rows_b
+        rows_b, views_b = (
+            torch.from_numpy(np.asarray(n.as_tensor()).reshape(-1).astype(np.int64)) for n in numbers
+        )
+        yield _to_torch(clips.as_tensor(), copying), rows_b, views_b
 
 
 def _to_torch(clips: Any, copying: torch.cuda.Stream | None) -> torch.Tensor:
@@ -131,6 +139,7 @@ def encoded_batch(videos: Sequence[npt.NDArray[np.uint8]], batch: Batch) -> Enco
     return (
         list(videos),
         batch.rows,
+        batch.views,
         batch.start_frames,
         batch.short_sides,
         batch.crop_x,
@@ -153,9 +162,9 @@ def _build(
     @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=2
     )
-    def pipeline() -> tuple[Any, Any]:
-        encoded, rows, start, short_side, crop_x, crop_y, mirror = fn.external_source(
-            source=source, num_outputs=7, batch=True
+    def pipeline() -> tuple[Any, Any, Any]:
+        encoded, rows, views, start, short_side, crop_x, crop_y, mirror = fn.external_source(
+            source=source, num_outputs=8, batch=True
         )
         frames = fn.decoders.video(
             encoded,
@@ -188,9 +197,9 @@ def _build(
         )
         if modality == "rgb":
             corrected = math.pow(math.clamp(cropped, 0.0, 1.0), 1.0 / clip.gamma)
-            return (corrected - RGB_MEAN) * (1.0 / RGB_STD), rows
+            return (corrected - RGB_MEAN) * (1.0 / RGB_STD), rows, views
         flow = (cropped * 2.0 - 1.0) * flow_bound
-        return fn.cat(flow[0:1] * (1.0 - 2.0 * mirror), flow[1:2], axis=0), rows
+        return fn.cat(flow[0:1] * (1.0 - 2.0 * mirror), flow[1:2], axis=0), rows, views
 
     built = pipeline()
     built.build()

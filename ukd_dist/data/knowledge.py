@@ -1,27 +1,35 @@
 """Knowledge as files: logits and targets are arrays over rows, bound to the keys of those rows.
 
 A file's metadata carries the digest of its split's keys in row order, so that a permuted, foreign or stale
-file is refused. Tensors only (safetensors): nothing from elsewhere is unpickled. Further knowledge (spectra
-of features) is a further tensor over rows.
+file is refused. Beside logits lie two marks of each row: `trained_on`, and `covers` where the network has no
+opinion on some rows; those rows' logits are NaN, so that a reader who overlooks the mark is refused, and no
+missing opinion passes for a zero. Tensors only (safetensors): nothing from elsewhere is unpickled. Further
+knowledge (spectra of features) is a further tensor over rows.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 
+from ukd_dist import manifest
+from ukd_dist.config import Views
+from ukd_dist.data.rowarray import Checks, RowArray, open_arrays
 from ukd_dist.data.shards import Rows, SplitName
 from ukd_dist.errors import DataError, MismatchError
-from ukd_dist.manifest import write_atomically
 
 METADATA = "ukd_dist"
-LOGITS, TARGET, TRAINED_ON = "logits", "target", "trained_on"
+LOGITS, TARGET, TRAINED_ON, COVERS = "logits", "target", "trained_on", "covers"
+MEAN_ENTROPY = "mean_entropy"
+UNKNOWN_VIEW = "unknown"  # of other systems' logits: nobody here knows which frames and which crop they saw
+CHECKS = "checks"  # in a manifest's summary: name of a file -> its checks
 
 
 def logits_name(split: SplitName) -> str:
@@ -35,22 +43,37 @@ def logits_path(member: Path, split: SplitName) -> Path:
 
 
 def write_logits(
-    path: Path, logits_nc: torch.Tensor, rows: Rows, split: SplitName, *, view: str, trained_on: torch.Tensor
-) -> None:
+    path: Path,
+    logits: torch.Tensor,
+    rows: Rows,
+    split: SplitName,
+    *,
+    view: str,
+    trained_on: torch.Tensor,
+    covers: torch.Tensor | None = None,
+) -> Checks:
     """Write the logits of every row.
 
     Args:
         path: The file.
-        logits_nc: float32 or float16 `[rows, classes]`.
+        logits: float32 or float16 `[rows, classes]`, of random views `[rows, views, classes]`.
         rows: The split's samples.
         split: Which split.
-        view: What of each video was seen, for example `centre`.
+        view: What of each video was seen, `config.Views.name`.
         trained_on: bool `[rows]`, True where the network was trained on the row.
+        covers: bool `[rows]`, True where it has an opinion; None: everywhere. Other rows are written as NaN.
+
+    Returns:
+        What the manifest keeps, for the bytes to be checked as they are read.
 
     Raises:
-        DataError: A logit is not finite.
+        DataError: A logit of a covered row is not finite.
     """
-    finite = torch.isfinite(logits_nc).all(dim=1)
+    tensors = {LOGITS: logits.contiguous(), TRAINED_ON: trained_on}
+    finite = torch.isfinite(logits).flatten(1).all(dim=1)
+    if covers is not None and not covers.all():
+        tensors |= {LOGITS: logits.masked_fill(~covers.unsqueeze(1), torch.nan), COVERS: covers}
+        finite |= ~covers
     if not finite.all():
         first = int((~finite).nonzero()[0])
         raise DataError(
@@ -58,77 +81,168 @@ def write_logits(
             expected="finite logits",
             action="train with a lower learning rate",
         )
-    tensors = {LOGITS: logits_nc.contiguous(), TRAINED_ON: trained_on}
-    _write(path, tensors, rows, {"split": split, "view": view})
+    return _write(path, tensors, rows, {"split": split, "view": view})
 
 
-def write_target(path: Path, target_nc: torch.Tensor, rows: Rows, description: dict[str, Any]) -> None:
-    """Write the target of every training row, float32 `[rows, classes]`."""
-    _write(path, {TARGET: target_nc}, rows, {"split": "train", "target": description})
+def write_target(
+    path: Path,
+    target: torch.Tensor,
+    rows: Rows,
+    description: dict[str, Any],
+    *,
+    view: str,
+    mean_entropies: torch.Tensor | None = None,
+) -> Checks:
+    """Write the target of every training row; returns as `write_logits`.
 
-
-@dataclass(frozen=True)
-class RowArray:
-    """An array over rows in a file, checked against the rows that it must speak of; read in blocks.
-
-    Attributes:
+    Args:
         path: The file.
-        tensor: Name of the tensor.
-        shape: Rows and classes.
+        target: float32, of the shape of its teachers' logits.
+        rows: The training rows.
+        description: The target's settings.
+        view: What of each video its teachers saw.
+        mean_entropies: Of AVG-1, float64 in nats, one for each row of classes: what its loss needs too.
     """
-
-    path: Path
-    tensor: str
-    shape: tuple[int, int]
-
-    def read(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
-        """Rows `begin` to `end`, `[end - begin, classes]`; only their bytes are read."""
-        with safe_open(self.path, framework="pt") as file:
-            block: torch.Tensor = file.get_slice(self.tensor)[begin : self.shape[0] if end is None else end]
-        return block
+    tensors = {TARGET: target}
+    if mean_entropies is not None:
+        tensors[MEAN_ENTROPY] = mean_entropies
+    return _write(path, tensors, rows, {"split": "train", "view": view, "target": description})
 
 
-def open_rows(path: Path, tensor: str, rows: Rows, split: SplitName, num_classes: int) -> RowArray:
-    """Open logits or targets for reading.
+def open_finished(
+    directory: Path, name: str, tensor: str, rows: Rows, split: SplitName, num_classes: int | None
+) -> RowArray:
+    """Open a file of a finished directory as `open_rows` does, by the checks in its manifest.
+
+    Where an earlier version left none, the file's sha256 is checked here, at the cost of reading it twice.
 
     Raises:
-        DataError: The file is missing or damaged, or has another class count.
+        DataError: As `open_rows`, or the manifest is damaged.
+        MismatchError: As `open_rows`.
+    """
+    checks = verified_checks(directory, name)
+    return open_rows(directory / name, tensor, rows, split, num_classes, checks)
+
+
+def verified_checks(directory: Path, name: str) -> Checks | None:
+    """The checks of a finished directory's file, or None: then its sha256 was checked instead.
+
+    Raises:
+        DataError: The manifest is damaged, or the sha256 is another.
+    """
+    found = manifest.read(directory)
+    assert found is not None, f"{directory} is not finished"
+    checks = found.summary.get(CHECKS, {}).get(name)
+    if checks is not None:
+        return Checks(**checks)
+    manifest.verify(directory, found, [name])
+    return None
+
+
+def open_rows(
+    path: Path,
+    tensor: str,
+    rows: Rows,
+    split: SplitName,
+    num_classes: int | None,
+    checks: Checks | None = None,
+) -> RowArray:
+    """Open logits or targets for reading.
+
+    Args:
+        path: The file.
+        tensor: `LOGITS`, `TARGET` or `MEAN_ENTROPY`.
+        rows: The samples that it must speak of.
+        split: Their split.
+        num_classes: Classes that it must have; None: one value in place of classes.
+        checks: What the manifest says of the file: header and marks are checked here, the array's blocks as
+            they are read. None: nothing is checked.
+
+    Raises:
+        DataError: The file is missing, damaged or altered, or has another class count.
         MismatchError: It speaks of other rows.
     """
+    metadata, array = open_unbound(path, tensor, checks)
+    if tensor in (LOGITS, TARGET) and array.dtype not in (torch.float32, torch.float16):
+        raise DataError(
+            f"{path}: '{tensor}' holds {array.dtype}",
+            expected="torch.float32 or torch.float16",
+            action="import it with `ukd logits import`",
+        )
+    if metadata.get("split") != split or metadata.get("keys_sha256") != rows.digest:
+        raise MismatchError(
+            f"{path} speaks of other videos (split {metadata.get('split')}, shape {list(array.shape)})",
+            expected=f"the {len(rows)} {split} rows of this run's shards, in their order",
+            action="remove its member to make it again from these shards",
+        )
+    views = Views.named(array.view)
+    expected = {"rows": len(rows)}
+    if views is not None and views.kind == "random":
+        expected["views"] = views.count
+    if num_classes is not None:
+        expected["classes"] = num_classes
+    if array.shape != tuple(expected.values()):
+        raise DataError(
+            f"{path} has shape {list(array.shape)}",
+            expected=f"{list(expected.values())}: {', '.join(expected)}",
+            action="remove its member to make it again from these shards",
+        )
+    return array
+
+
+def common_view(arrays: Sequence[RowArray]) -> str:
+    """The view that all of them speak of, as far as it is known.
+
+    Raises:
+        MismatchError: Two speak of different ones; names both.
+    """
+    known = [array for array in arrays if array.view != UNKNOWN_VIEW]
+    for other in known[1:]:
+        if other.view != known[0].view:
+            raise MismatchError(
+                f"{other.path} speaks of view {other.view}, {known[0].path} of {known[0].view}",
+                expected="the same view in all logits of a target",
+                action="select teachers of one view, or make their logits again",
+            )
+    return known[0].view if known else UNKNOWN_VIEW
+
+
+def open_unbound(path: Path, tensor: str, checks: Checks | None) -> tuple[dict[str, Any], RowArray]:
+    """A file's own description and its array, whatever rows it speaks of; header and marks are checked.
+
+    Raises:
+        DataError: The file is missing, damaged or altered.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            shape = tuple(file.get_slice(tensor).get_shape())
+        entries, arrays = open_arrays(path, checks)
+        metadata = json.loads(entries.get(METADATA, "{}"))
+        array, marks = arrays[tensor], [arrays[name] for name in (TRAINED_ON, COVERS) if name in arrays]
+        if not isinstance(metadata, dict) or any(a.shape != array.shape[:1] for a in marks):
+            raise ValueError("its tensors or metadata do not fit each other")
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing",
             expected=f"safetensors with '{tensor}'",
             action="remove its member to make it again",
         ) from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{path} is damaged ({error})",
             expected=f"safetensors with '{tensor}'",
             action="remove its member to make it again",
         ) from error
-    if metadata.get("split") != split or metadata.get("keys_sha256") != rows.digest:
-        raise MismatchError(
-            f"{path} speaks of other videos (split {metadata.get('split')}, shape {list(shape)})",
-            expected=f"the {len(rows)} {split} rows of this run's shards, in their order",
-            action="remove its member to make it again from these shards",
-        )
-    if shape != (len(rows), num_classes):
-        raise DataError(
-            f"{path} has shape {list(shape)}",
-            expected=f"{[len(rows), num_classes]}: rows, classes",
-            action="remove its member to make it again from these shards",
-        )
-    return RowArray(path, tensor, (shape[0], shape[1]))
+    for mark in marks:
+        mark.read()
+    view = str(metadata.get("view", Views().name))
+    trained_on, covers = arrays.get(TRAINED_ON), arrays.get(COVERS)
+    return metadata, replace(array, trained_on=trained_on, covers=covers, view=view)
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, Any]) -> None:
+def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, Any]) -> Checks:
     for name, tensor in tensors.items():
         assert len(tensor) == len(rows), f"{name} has {len(tensor)} rows, the split {len(rows)}"
     # One entry: safetensors writes several in no fixed order, and equal content must give equal bytes.
     entry = json.dumps({**metadata, "keys_sha256": rows.digest, "schema": 1}, sort_keys=True)
-    write_atomically(path, save(tensors, metadata={METADATA: entry}))
+    payload = save(tensors, metadata={METADATA: entry})
+    manifest.write_atomically(path, payload)
+    return Checks.of(payload)

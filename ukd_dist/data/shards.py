@@ -29,8 +29,8 @@ from ukd_dist.data.modalities import component, open_writer
 from ukd_dist.data.video import read_frames
 from ukd_dist.errors import DataError, UsageError
 
-SplitName = Literal["train", "test"]
-SPLITS: tuple[SplitName, ...] = ("train", "test")
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 SAMPLES = "samples.csv"
 
 
@@ -39,7 +39,7 @@ class Sample:
     """One row of samples.csv.
 
     Attributes:
-        split: train or test.
+        split: train, validation or test.
         row: Number within the split, in the order of the shards.
         key: Stable name of the video.
         label: Class index.
@@ -63,6 +63,7 @@ class Sample:
     height: int
 
 
+_NAMED: dict[str, SplitName] = {split: split for split in SPLITS}
 _COLUMNS = ["class" if f.name == "class_name" else f.name for f in fields(Sample)]
 
 
@@ -137,7 +138,9 @@ class Rows:
     def __init__(self, samples: list[Sample]) -> None:
         self.keys: list[str] = [s.key for s in samples]
         self.labels: npt.NDArray[np.int64] = np.array([s.label for s in samples], np.int64)
+        self.groups: list[str] = [s.group for s in samples]
         self.frames: npt.NDArray[np.int64] = np.array([s.frames for s in samples], np.int64)
+        self.portrait: npt.NDArray[np.bool_] = np.array([s.height > s.width for s in samples], np.bool_)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -175,6 +178,7 @@ class ShardSet:
         self.encoding = Encoding(**found.settings["encoding"])
         samples = _read_samples(directory / SAMPLES)
         self.rows = {split: Rows([s for s in samples if s.split == split]) for split in SPLITS}
+        self.splits: tuple[SplitName, ...] = tuple(split for split in SPLITS if len(self.rows[split]))
         self.samples = samples
         indexes = sorted(directory / name for name in found.files if name.endswith(".idx"))
         self._places = {split: self._index(split, indexes) for split in SPLITS}
@@ -256,9 +260,8 @@ def _as_row(sample: Sample) -> dict[str, str | int | float]:
 
 
 def _from_row(row: dict[str, str]) -> Sample:
-    split: SplitName = "train" if row["split"] == "train" else "test"
     return Sample(
-        split=split,
+        split=_NAMED[row["split"]],
         row=int(row["row"]),
         key=row["key"],
         label=int(row["label"]),

@@ -11,7 +11,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ukd_dist.config import Data
+import numpy as np
+import numpy.typing as npt
+
+from ukd_dist.config import Data, Validation
+from ukd_dist.data.folds import assign_folds
+from ukd_dist.data.validation import choose_validation
 from ukd_dist.errors import DataError, UsageError
 
 MAX_KEY_BYTES = 80  # a USTAR member name holds 100 bytes, the component's extension included
@@ -44,30 +49,33 @@ class Source:
     Attributes:
         classes: Class names by index.
         listed_labels: For each class, the label that the lists give it.
-        train: Training videos, in list order.
+        train: Training videos, in list order, less those of `validation`.
         test: Test videos, in list order.
+        validation: What data.validation holds out of the training list, in its order.
     """
 
     classes: tuple[str, ...]
     listed_labels: tuple[int, ...]
     train: tuple[ListedVideo, ...]
     test: tuple[ListedVideo, ...]
+    validation: tuple[ListedVideo, ...] = ()
 
     def digest(self) -> str:
         """sha256 over labels, names and file sizes: another video of the same size goes unnoticed."""
         lines = [
             f"{split}\t{v.key}\t{v.label}\t{v.path.stat().st_size}"
-            for split, videos in (("train", self.train), ("test", self.test))
-            for v in videos
+            for split in ("train", "validation", "test")
+            for v in getattr(self, split)
         ]
         return hashlib.sha256("\n".join([*self.classes, *lines]).encode()).hexdigest()
 
 
 def read_source(data: Data) -> Source:
-    """Read the split's lists and find every video.
+    """Read the split's lists, find every video, and hold out those of the validation split.
 
     Raises:
-        UsageError: The folder, a list or the class table is missing.
+        UsageError: The folder, a list or the class table is missing, or data.validation or data.folds
+            do not fit the list.
         DataError: A line cannot be read, names a missing video or an unmapped class, a key is unusable or
             listed twice, or a class has no training video.
     """
@@ -92,7 +100,10 @@ def read_source(data: Data) -> Source:
                 expected="at least one for each class of the table",
                 action="add one, or remove the class from the table",
             )
-    return Source(classes, tuple(sorted(names)), tuple(train), tuple(test))
+    train, validation = _hold_out(train, data.validation, classes)
+    if data.folds:  # assigned anew by rows, once they are known; what does not fit is said now
+        assign_folds(_labels(train), [video.group for video in train], data.folds, classes)
+    return Source(classes, tuple(sorted(names)), tuple(train), tuple(test), tuple(validation))
 
 
 def read_class_table(path: Path) -> dict[int, str]:
@@ -144,6 +155,22 @@ def _read_list(path: Path, videos: Path, index: dict[int, int]) -> list[ListedVi
             action="add videos, or give another list",
         )
     return listed
+
+
+def _hold_out(
+    train: list[ListedVideo], validation: Validation | None, classes: tuple[str, ...]
+) -> tuple[list[ListedVideo], list[ListedVideo]]:
+    if validation is None:
+        return train, []
+    held_out = choose_validation(_labels(train), [video.group for video in train], validation, classes)
+    parts: tuple[list[ListedVideo], list[ListedVideo]] = ([], [])
+    for video, aside in zip(train, held_out, strict=True):
+        parts[int(aside)].append(video)
+    return parts
+
+
+def _labels(videos: list[ListedVideo]) -> npt.NDArray[np.int64]:
+    return np.array([video.label for video in videos], np.int64)
 
 
 def _lines(path: Path, what: str) -> list[tuple[int, str]]:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.config import Clip
+from ukd_dist.config import Clip, Views
 
-_ORDER, _VIEW = 0, 1  # purposes: separate streams of random numbers
+_ORDER, _VIEW, _STORED, _TURN = 0, 1, 2, 3  # purposes: separate streams of random numbers
 _NUMBERS_PER_VIEW = 5
 
-CENTRE = "centre"
+CENTRE = Views().name
+FREE = -1
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Batch:
 
     Attributes:
         rows: Row numbers within the split, int64.
+        views: Numbers of the rows' stored views, int64; `FREE` where the view is none of them.
         start_frames: First decoded frame, int32.
         short_sides: Short side after resizing, pixels, float32.
         crop_x: Crop position from left (0) to right (1), float32.
@@ -34,6 +36,7 @@ class Batch:
     """
 
     rows: npt.NDArray[np.int64]
+    views: npt.NDArray[np.int64]
     start_frames: npt.NDArray[np.int32]
     short_sides: npt.NDArray[np.float32]
     crop_x: npt.NDArray[np.float32]
@@ -55,8 +58,12 @@ def training_batches(
     batch_size: int,
     rank: int = 0,
     world_size: int = 1,
+    stored: Views | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
     """Every step's share of one rank over some epochs, with random views; the remainder is dropped.
+
+    Of V stored views a row is shown one an epoch in turn, so that V epochs show each once.
 
     Args:
         frames: Frames of each row's video.
@@ -66,40 +73,118 @@ def training_batches(
         batch_size: Clips a step over all ranks; a multiple of `world_size`.
         rank: This rank.
         world_size: Ranks.
+        stored: Show these stored views instead of fresh random ones.
+        rows: The rows that are trained on, int64; None for all. A row's view is the same in every subset.
     """
     share = batch_size // world_size
+    trained_on = np.arange(len(frames)) if rows is None else rows
     for epoch in epochs:
-        order = np.random.default_rng([seed, epoch, _ORDER]).permutation(len(frames))
+        order = trained_on[np.random.default_rng([seed, epoch, _ORDER]).permutation(len(trained_on))]
         random = np.random.default_rng([seed, epoch, _VIEW]).random((len(frames), _NUMBERS_PER_VIEW))
-        for step in range(steps_per_epoch(len(frames), batch_size)):
+        for step in range(steps_per_epoch(len(order), batch_size)):
             # Fewer rows than one batch: the permutation repeats, so that ranks still get equal shares.
             begin = step * batch_size + rank * share
-            rows = np.resize(order, max(len(order), batch_size))[begin : begin + share]
-            yield _random_views(rows, frames[rows], random[rows], clip)
+            drawn = np.resize(order, max(len(order), batch_size))[begin : begin + share]
+            if stored is None:
+                yield _random_views(drawn, np.full_like(drawn, FREE), frames[drawn], random[drawn], clip)
+            else:
+                yield stored_views(drawn, _turns(seed, epoch, drawn, stored), frames[drawn], clip, stored)
 
 
-def evaluation_batches(frames: npt.NDArray[np.int64], clip: Clip, batch_size: int) -> Iterator[Batch]:
-    """Every row once, in row order, seen at its centre; the last batch may be smaller."""
-    for begin in range(0, len(frames), batch_size):
-        rows = np.arange(begin, min(begin + batch_size, len(frames)))
-        half = np.full(len(rows), 0.5, np.float32)
-        yield Batch(
-            rows=rows,
-            start_frames=(_spare_frames(frames[rows], clip) // 2).astype(np.int32),
-            short_sides=np.full(len(rows), clip.short_side[0], np.float32),
-            crop_x=half,
-            crop_y=half,
-            mirror=np.zeros(len(rows), np.int32),
+def evaluation_batches(
+    frames: npt.NDArray[np.int64],
+    clip: Clip,
+    batch_size: int,
+    views: Views | None = None,
+    portrait: npt.NDArray[np.bool_] | None = None,
+) -> Iterator[Batch]:
+    """Every view of every row once, rows in order, a row's views together; the last batch may be smaller.
+
+    Args:
+        frames: Frames of each row's video.
+        clip: The clip.
+        batch_size: Clips a batch.
+        views: What is seen of a row; default: its centre.
+        portrait: Rows whose video is taller than wide, as `stored_views` takes it.
+    """
+    views = views or Views()
+    for begin in range(0, len(frames) * views.count, batch_size):
+        clips = np.arange(begin, min(begin + batch_size, len(frames) * views.count))
+        rows, numbers = np.divmod(clips, views.count)
+        yield stored_views(
+            rows, numbers, frames[rows], clip, views, None if portrait is None else portrait[rows]
         )
 
 
+def stored_views(
+    rows: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.int64],
+    frames: npt.NDArray[np.int64],
+    clip: Clip,
+    views: Views,
+    portrait: npt.NDArray[np.bool_] | None = None,
+) -> Batch:
+    """The views that stored logits speak of: functions of (views, view number, row), whoever looks.
+
+    Random views are drawn as training's are, from a stream of their own. Others are spread evenly: clip i of
+    n starts in the middle of the i-th n-th of all possible starts, so that one alone is the video's centre.
+
+    Args:
+        rows: Row numbers `[B]`.
+        numbers: Number of each row's view, 0 to `views.count - 1`.
+        frames: Frames of each row's video.
+        clip: The clip.
+        views: The views.
+        portrait: Videos that are taller than wide, where crops lie along the height; needed for `crops: 3`.
+    """
+    if views.kind == "random":
+        seeds = ([views.seed, number, row, _STORED] for number, row in zip(numbers, rows, strict=True))
+        random = np.array([np.random.default_rng(seed).random(_NUMBERS_PER_VIEW) for seed in seeds])
+        return _random_views(rows, numbers, frames, random, clip)
+    return _even_views(rows, numbers, frames, clip, views, portrait)
+
+
+def _even_views(
+    rows: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.int64],
+    frames: npt.NDArray[np.int64],
+    clip: Clip,
+    views: Views,
+    portrait: npt.NDArray[np.bool_] | None,
+) -> Batch:
+    assert views.crops == 1 or portrait is not None, "crops along the long side need to know which it is"
+    clips, crops = np.divmod(numbers, views.crops)
+    half = np.full(len(rows), 0.5, np.float32)
+    along = half if views.crops == 1 else (crops / (views.crops - 1)).astype(np.float32)
+    return Batch(
+        rows=rows,
+        views=numbers,
+        start_frames=(_spare_frames(frames, clip) * (2 * clips + 1) // (2 * views.clips)).astype(np.int32),
+        short_sides=np.full(len(rows), clip.short_side[0], np.float32),
+        crop_x=along if portrait is None else np.where(portrait, half, along),
+        crop_y=half if portrait is None else np.where(portrait, along, half),
+        mirror=np.zeros(len(rows), np.int32),
+    )
+
+
+def _turns(seed: int, epoch: int, rows: npt.NDArray[np.int64], views: Views) -> npt.NDArray[np.int64]:
+    """Number of the stored view that a training shows of each row in an epoch."""
+    firsts = [int(np.random.default_rng([seed, row, _TURN]).integers(views.count)) for row in rows]
+    return (np.array(firsts, np.int64) + epoch) % views.count
+
+
 def _random_views(
-    rows: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], random: npt.NDArray[np.float64], clip: Clip
+    rows: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.int64],
+    frames: npt.NDArray[np.int64],
+    random: npt.NDArray[np.float64],
+    clip: Clip,
 ) -> Batch:
     start, short, x, y, flip = random.T
     low, high = clip.short_side
     return Batch(
         rows=rows,
+        views=numbers,
         start_frames=np.floor(start * (_spare_frames(frames, clip) + 1)).astype(np.int32),
         short_sides=np.floor(low + short * (high - low + 1)).astype(np.float32),
         crop_x=x.astype(np.float32),

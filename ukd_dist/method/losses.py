@@ -1,7 +1,7 @@
-"""What a student is trained on: Eq. 1-3 and 10, from its logits, the labels and a stored target.
+"""What a student is trained on: Eq. 1-5 and 10, from its logits, the labels and a stored target.
 
 Whether one teacher or a thousand stand behind the target makes no difference here. Left out: teachers kept in
-memory during training, and the constant by which Eq. 4 exceeds Eq. 5.
+memory during training.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def distillation_loss(
     alpha: float,
     temperature: float,
     space: Space,
+    mean_entropies_n: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> DistillationLoss:
     """Returns alpha * CE + (1 - alpha) * tau^2 * KL(target^tau || p^tau), means over the batch.
@@ -46,24 +47,30 @@ def distillation_loss(
         alpha: Share of the cross entropy, 0 to 1; the paper's is 0.5.
         temperature: tau, > 0.
         space: Whether the target is `logits` or `probs`.
+        mean_entropies_n: Of an AVG-1 target: `Assembly.mean_entropies`, [n]. The KL is then Eq. 4's, the mean
+            over teachers of each one's divergence; its gradient is that of the mean's (Eq. 5).
         label_smoothing: Passed to torch's cross entropy, 0 to 1.
 
     Returns:
         The total and its parts: float32, or float64 if the student's logits are; also under autocast.
 
     Raises:
-        UsageError: If alpha, temperature or space is out of range.
-        DataError: If the target's shape is not the logits'.
+        UsageError: If alpha, temperature or space is out of range, or if there are entropies in `logits`.
+        DataError: If the target's shape is not the logits', or if there is not one entropy a row.
     """
     _check(student_logits_nc, target_nc, alpha, temperature, space)
+    if mean_entropies_n is not None:
+        _check_entropies(mean_entropies_n, len(target_nc), space)
     logits_nc = student_logits_nc.to(torch.promote_types(student_logits_nc.dtype, torch.float32))
     ce = cross_entropy(logits_nc, labels_n, label_smoothing=label_smoothing)
-    kl = _softened_kl(logits_nc, target_nc.detach(), temperature, space).to(ce.dtype)
+    kl = _softened_kl(logits_nc, target_nc.detach(), temperature, space, mean_entropies_n).to(ce.dtype)
     return DistillationLoss(alpha * ce + (1.0 - alpha) * kl, ce, kl)
 
 
-def _softened_kl(logits_nc: Tensor, target_nc: Tensor, temperature: float, space: Space) -> Tensor:
-    """Returns tau^2 * KL(target^tau || p^tau), the batch's mean, float64 (Eq. 3 and 10).
+def _softened_kl(
+    logits_nc: Tensor, target_nc: Tensor, temperature: float, space: Space, mean_entropies_n: Tensor | None
+) -> Tensor:
+    """Returns tau^2 * KL(target^tau || p^tau), the batch's mean, float64: Eq. 3, 10 or, with entropies, 4.
 
     In float64 because at tau = 60 both distributions are nearly uniform: their logarithms cancel to 1e-3 or
     less, and tau^2 = 3600 makes of float32's rounding an error of the size of 1e-3.
@@ -75,7 +82,11 @@ def _softened_kl(logits_nc: Tensor, target_nc: Tensor, temperature: float, space
     else:
         # Stored as float32, a row sums to 1 within 1e-7 only, which tau^2 would turn into a KL below 0.
         q_nc = target_nc.double()
-        kl = kl_div(log_p_nc, q_nc / q_nc.sum(dim=1, keepdim=True), reduction="batchmean")
+        q_nc = q_nc / q_nc.sum(dim=1, keepdim=True)
+        if mean_entropies_n is None:
+            kl = kl_div(log_p_nc, q_nc, reduction="batchmean")
+        else:
+            kl = -(q_nc * log_p_nc).sum(dim=1).mean() - mean_entropies_n.detach().double().mean()
     return temperature**2 * kl
 
 
@@ -97,4 +108,19 @@ def _check(logits_nc: Tensor, target_nc: Tensor, alpha: float, temperature: floa
     if space not in ("logits", "probs"):
         raise UsageError(
             f"space {space!r} is unknown", expected="logits or probs", action="use the target's space"
+        )
+
+
+def _check_entropies(mean_entropies_n: Tensor, num_rows: int, space: str) -> None:
+    if space != "probs":
+        raise UsageError(
+            f"there are mean entropies of a target in space {space!r}",
+            expected="space 'probs': they belong to AVG-1's mean of probabilities at one temperature",
+            action="leave them out, or use an AVG-1 target",
+        )
+    if mean_entropies_n.shape != (num_rows,):
+        raise DataError(
+            f"the mean entropies' shape is {list(mean_entropies_n.shape)}",
+            expected=f"[{num_rows}], one for each video of the batch",
+            action="use the entropies of the target's rows",
         )

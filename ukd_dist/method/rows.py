@@ -1,54 +1,25 @@
-"""Rows of logits: what they must be, and arithmetic that treats each by itself.
-
-A row gives the same bytes in whatever block of rows it comes and at any number of threads. Hence only
-element-wise operations, maxima and `row_sums` here: the order in which torch's own sums add depends on the
-shape of the block (along the first dimension) or on the number of threads (along a long last one).
-"""
+"""Rows of logits: what they must be before anything is computed from them, and how kernels take them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+import numpy as np
 import torch
 from torch import Tensor
 
 from ukd_dist.errors import DataError
+from ukd_dist.method import kernels
+from ukd_dist.method.kernels import Array
 
 MAX_LOGIT = 2.0**29
-_TILE_ELEMENTS = 1 << 17  # 1 MiB of float64: a tile stays in a core's cache, and calls cost little beside it
 
 
-def row_tiles(num_rows: int, num_classes: int) -> Iterator[slice]:
-    """Yields consecutive slices of rows, each small enough for a core's cache."""
-    step = max(1, _TILE_ELEMENTS // num_classes)
-    for start in range(0, num_rows, step):
-        yield slice(start, min(start + step, num_rows))
+def as_array(logits_nc: Tensor) -> Array:
+    """Returns the logits as the kernels take them: float32 or float64, in rows."""
+    logits_nc = logits_nc.detach()
+    return (logits_nc.float() if logits_nc.dtype == torch.float16 else logits_nc).contiguous().numpy()
 
 
-def less_row_max(logits_nc: Tensor) -> Tensor:
-    """Returns the logits less the largest of their row, float64 [n, C], so that no exp of them overflows."""
-    shifted_nc = logits_nc.detach().to(torch.float64, copy=True)
-    return shifted_nc.sub_(shifted_nc.amax(dim=1, keepdim=True))
-
-
-def row_sums(values: Tensor) -> Tensor:
-    """Sums over the last dimension by adding its right half to its left until one column is left.
-
-    Args:
-        values: float64 [..., C]; overwritten.
-
-    Returns:
-        The sums [...]; each row's additions are the same ones in any block.
-    """
-    width = values.shape[-1]
-    while width > 1:
-        half = width // 2
-        values[..., :half] += values[..., width - half : width]
-        width -= half
-    return values[..., 0]
-
-
-def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) -> None:
+def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) -> float:
     """Refuses logits and labels that cannot be weighed.
 
     Args:
@@ -56,14 +27,42 @@ def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) ->
         labels_n: Expected int64 [n], 0 to C-1.
         first_row: Number of the block's first row, for messages.
 
+    Returns:
+        The largest magnitude of a logit, 0 if there are no rows.
+
     Raises:
         DataError: If they are not as expected; the message counts what is wrong and names the first row.
     """
     _check_form(logits_nc, labels_n)
     if len(logits_nc) == 0:
-        return
+        return 0.0
     _check_labels(labels_n, logits_nc.shape[1], first_row)
-    _check_values(logits_nc, first_row)
+    largest = _largest_magnitude(as_array(logits_nc))
+    if not largest < MAX_LOGIT:
+        raise _not_weighable(logits_nc, first_row)
+    return largest
+
+
+def covered_rows(covers_n: Tensor | None, num_rows: int) -> Tensor:
+    """Returns which rows a teacher has an opinion on, bool [n]: all where nothing is said.
+
+    Raises:
+        DataError: If what is said is not bool [n].
+    """
+    if covers_n is None:
+        return torch.ones(num_rows, dtype=torch.bool)
+    if covers_n.dtype != torch.bool or covers_n.shape != (num_rows,):
+        raise DataError(
+            f"the covered rows are {covers_n.dtype} {list(covers_n.shape)}",
+            expected=f"torch.bool [{num_rows}]",
+            action="mark for each row of the block whether the teacher covers it",
+        )
+    return covers_n
+
+
+def heard_logits(logits_nc: Tensor, covers_n: Tensor) -> Tensor:
+    """Returns the logits with zeros where the teacher has no opinion: not even a NaN is read there."""
+    return logits_nc if covers_n.all() else logits_nc.masked_fill(~covers_n.unsqueeze(1), 0.0)
 
 
 def check_num_classes(num_classes: int) -> None:
@@ -108,15 +107,19 @@ def _check_labels(labels_n: Tensor, num_classes: int, first_row: int) -> None:
         )
 
 
-def _check_values(logits_nc: Tensor, first_row: int) -> None:
-    lowest, highest = torch.aminmax(logits_nc)
-    if lowest.item() > -MAX_LOGIT and highest.item() < MAX_LOGIT:  # both are NaN if any logit is
-        return
+def _largest_magnitude(logits: Array) -> float:
+    """Returns the largest |z|; NaN or infinity if any logit is."""
+    integers = np.int32 if logits.dtype == np.float32 else np.int64
+    bits = kernels.largest_bits(logits.reshape(-1).view(integers), np.iinfo(integers).max)
+    return float(integers(bits).view(logits.dtype))
+
+
+def _not_weighable(logits_nc: Tensor, first_row: int) -> DataError:
     wrong_nc, what = ~logits_nc.isfinite(), "NaN or infinite"
     if not wrong_nc.any():
         wrong_nc, what = logits_nc.abs() >= MAX_LOGIT, "out of range"
     row = first_row + int(wrong_nc.nonzero()[0, 0])
-    raise DataError(
+    return DataError(
         f"{int(wrong_nc.sum())} logits are {what}, the first in row {row}",
         expected="finite logits of less than 2^29",
         action="leave this teacher out or train it again",

@@ -1,11 +1,12 @@
-"""How much one teacher's opinion of a video counts: the weights s_nk of Eq. 5-8, 11 and 12.
+"""How much one teacher's opinion of a video counts: UKD's weights, and those that they are compared with.
 
-One teacher's logits and the labels in, one float64 weight a row out. A weight depends on nothing else, so
-teachers can be weighed one at a time, anywhere and in any order. Left out: normalising over the teachers of a
-video, which is `assembly`'s division, and weightings that compare teachers with each other.
+One teacher's logits and the labels in, one float64 weight a row out. Most weights depend on nothing else, so
+teachers can be weighed one at a time, anywhere and in any order; those of `best` and `confidence` compare a
+teacher with the others, through a reference that is the largest of one score over all teachers. Left out:
+normalising over the teachers of a video, which is `assembly`'s division.
 
-A row's weight is the same bytes in whatever block of rows it comes and at any number of threads: all that is
-computed over a row's classes is computed by `rows`.
+All that is computed over a row's classes is computed by `kernels`: a row's weight is the same bytes in
+whatever block of rows it comes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 
 from ukd_dist.errors import UsageError
-from ukd_dist.method.rows import check_num_classes, check_opinion, less_row_max, row_sums, row_tiles
+from ukd_dist.method import kernels
+from ukd_dist.method.rows import as_array, check_num_classes, check_opinion
 
-Method = Literal["pkd", "gtd", "avg"]
+Method = Literal["pkd", "gtd", "avg", "avg1", "single", "best", "entropy", "confidence"]
 Space = Literal["logits", "probs"]
 
 GTD_FLOOR = 1e-4
+ENTROPY_FLOOR = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +33,16 @@ class Weighting:
     """How the opinions of several teachers become one target.
 
     Args:
-        method: `pkd` (Eq. 11-12), `gtd` (Eq. 6-8) or `avg` (Eq. 5).
+        method: `pkd` (Eq. 11-12), `gtd` (Eq. 6-8), `avg` (Eq. 5), `avg1` (Eq. 4), `single` (one teacher),
+            `best` (the teacher nearest to the truth, video by video), `entropy` (EBKD) or `confidence`
+            (CA-MKD).
         h: Share of the preferred distribution on the true class, 1/C <= h < 1 (Eq. 11); `pkd` alone reads it.
         space: What is averaged: `logits`, or `probs`, softmax(z / temperature).
         temperature: tau of the probabilities, > 0. Belongs to `probs`: a target of logits serves every tau.
         floor: Least cross entropy, in nats, that a GTD weight is the inverse of; `gtd` alone reads it.
 
     Raises:
-        UsageError: If a value is out of its range, or if the temperature and the space contradict each other.
+        UsageError: If a value is out of its range, or if method, space and temperature contradict each other.
     """
 
     method: Method
@@ -51,7 +56,7 @@ class Weighting:
         _check_choice("space", self.space, get_args(Space))
         _check_h(self.h)
         _check_floor(self.floor)
-        _check_temperature(self.space, self.temperature)
+        _check_temperature(self.method, self.space, self.temperature)
 
     def check_classes(self, num_classes: int) -> None:
         """Refuses a number of classes that this weighting cannot serve.
@@ -64,15 +69,80 @@ class Weighting:
         if self.method == "pkd":
             _check_h(self.h, num_classes)
 
-    def weights(self, logits_nc: Tensor, labels_n: Tensor) -> Tensor:
-        """Returns s_n, float64 [n], of one teacher's logits; see the function of the method."""
+    @property
+    def compares(self) -> bool:
+        """Whether a weight depends on the other teachers, by way of a reference.
+
+        All teachers must then be observed before the first is added, and none can be taken out or added
+        afterwards: another set of teachers is another reference, and its logits are read again.
+        """
+        return self.method in ("best", "confidence")
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether weights depend on the true classes."""
+        return self.method in ("pkd", "gtd", "best", "confidence")
+
+    @property
+    def complements(self) -> bool:
+        """Whether a teacher weighs (1 - a_k / sum_j a_j) / (K - 1) by its coefficient a_k, not a_k / sum."""
+        return self.method in ("entropy", "confidence")
+
+    def scores(self, logits_nc: Tensor, labels_n: Tensor) -> Tensor:
+        """Returns, float64 [n], of what a weighting that compares takes the largest as its reference.
+
+        Logits and labels are such as `check_opinion` lets pass, here and in `coefficients` and `weights`.
+        """
+        assert self.compares, f"'{self.method}' weighs each teacher by itself"
+        ce_n = _truth_cross_entropies(logits_nc, labels_n)
+        return ce_n if self.method == "confidence" else ce_n.neg_()
+
+    def coefficients(
+        self, logits_nc: Tensor, labels_n: Tensor, lead_n: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Returns what the opinions are multiplied by in each running sum, one or two float64 [n].
+
+        One, the weight s before it is normalised; or, where the weighting complements, 1 and a.
+
+        Args:
+            logits_nc: One teacher's logits, float16, float32 or float64 [n, C].
+            labels_n: True classes, int64 [n].
+            lead_n: Of a weighting that compares: this teacher's `scores` less the reference, the largest of
+                all teachers', float64 [n], at most 0.
+        """
         match self.method:
             case "pkd":
-                return pkd_weights(logits_nc, labels_n, self.h)
+                return (_pkd_weights(logits_nc, labels_n, self.h),)
             case "gtd":
-                return gtd_weights(logits_nc, labels_n, self.floor)
-            case "avg":
-                return average_weights(logits_nc, labels_n)
+                return (_gtd_weights(logits_nc, labels_n, self.floor),)
+            case "entropy":
+                doubts_n = softened_entropies(logits_nc).clamp_(min=ENTROPY_FLOOR)
+                return _ones(logits_nc), doubts_n
+            case "best":
+                assert lead_n is not None
+                return ((lead_n == 0.0).double(),)
+            case "confidence":
+                assert lead_n is not None
+                return _ones(logits_nc), lead_n.exp()
+            case "avg" | "avg1" | "single":
+                return (_ones(logits_nc),)
+
+    def weights(
+        self, logits_nc: Tensor, labels_n: Tensor, sums: tuple[Tensor, ...], reference_n: Tensor | None = None
+    ) -> Tensor:
+        """Returns one teacher's share of each row's target, float64 [n]; the shares of all sum to 1.
+
+        Args:
+            logits_nc: Its logits [n, C].
+            labels_n: True classes, int64 [n].
+            sums: The sum of each coefficient over all teachers, float64 [n] each.
+            reference_n: Of a weighting that compares: the largest of all teachers' `scores`, float64 [n].
+        """
+        lead_n = None if reference_n is None else self.scores(logits_nc, labels_n) - reference_n
+        first_n, *rest = self.coefficients(logits_nc, labels_n, lead_n)
+        if not self.complements:
+            return first_n / sums[0]
+        return torch.where(sums[0] > 1, (1.0 - rest[0] / sums[1]) / (sums[0] - 1.0), first_n)
 
 
 def pkd_weights(logits_nc: Tensor, labels_n: Tensor, h: float) -> Tensor:
@@ -95,10 +165,8 @@ def pkd_weights(logits_nc: Tensor, labels_n: Tensor, h: float) -> Tensor:
         DataError: If the logits or labels are not what `check_opinion` expects.
     """
     check_opinion(logits_nc, labels_n)
-    num_classes = logits_nc.shape[1]
-    _check_h(h, num_classes)
-    share = (1.0 - h) / (num_classes - 1)
-    return _cross_entropies(logits_nc, labels_n, on_label=h - share, on_every=share).reciprocal_()
+    _check_h(h, logits_nc.shape[1])
+    return _pkd_weights(logits_nc, labels_n, h)
 
 
 def gtd_weights(logits_nc: Tensor, labels_n: Tensor, floor: float = GTD_FLOOR) -> Tensor:
@@ -122,12 +190,11 @@ def gtd_weights(logits_nc: Tensor, labels_n: Tensor, floor: float = GTD_FLOOR) -
     """
     check_opinion(logits_nc, labels_n)
     _check_floor(floor)
-    ce_n = _cross_entropies(logits_nc, labels_n, on_label=1.0, on_every=0.0)
-    return ce_n.clamp_(min=floor).reciprocal_()
+    return _gtd_weights(logits_nc, labels_n, floor)
 
 
 def average_weights(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
-    """Weighs every teacher alike, s = 1 (Eq. 5 of Jin et al., AVG-2 in `space: probs`).
+    """Weighs every teacher alike, s = 1 (Eq. 4 and 5 of Jin et al.).
 
     Args:
         logits_nc: One teacher's logits, float16, float32 or float64 [n, C].
@@ -140,17 +207,65 @@ def average_weights(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
         DataError: If the logits or labels are not what `check_opinion` expects.
     """
     check_opinion(logits_nc, labels_n)
+    return _ones(logits_nc)
+
+
+def truth_cross_entropies(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
+    """Returns CE(onehot, softmax(z)) in nats, float64 [n].
+
+    `confidence` makes weights of its softmax over teachers (Zhang et al., Confidence-Aware Multi-Teacher
+    Knowledge Distillation, 2022, Eq. 2-3); `best` takes the teacher where it is least.
+
+    Raises:
+        DataError: If the logits or labels are not what `check_opinion` expects.
+    """
+    check_opinion(logits_nc, labels_n)
+    return _truth_cross_entropies(logits_nc, labels_n)
+
+
+def entropies(logits_nc: Tensor, labels_n: Tensor, temperature: float = 1.0) -> Tensor:
+    """Returns H(softmax(z / temperature)) in nats, float64 [n].
+
+    At temperature 1 what `entropy` weighs by (Kwon et al., Adaptive Knowledge Distillation Based on Entropy,
+    2020, in the form that Zhang et al. compare with): w_k = (1 - H_k / sum_j H_j) / (K - 1). There it counts
+    as at least 1e-8 nat: shares of less would be shares of rounding errors, and 0 / 0 for sure teachers.
+
+    Raises:
+        DataError: If the logits or labels are not what `check_opinion` expects.
+    """
+    check_opinion(logits_nc, labels_n)
+    return softened_entropies(logits_nc, temperature)
+
+
+def softened_entropies(logits_nc: Tensor, temperature: float = 1.0) -> Tensor:
+    """Returns as `entropies`, of logits that `check_opinion` has let pass."""
+    entropy_n = torch.empty(len(logits_nc), dtype=torch.float64)
+    kernels.entropies(as_array(logits_nc), temperature, entropy_n.numpy())
+    return entropy_n
+
+
+def _pkd_weights(logits_nc: Tensor, labels_n: Tensor, h: float) -> Tensor:
+    share = (1.0 - h) / (logits_nc.shape[1] - 1)
+    return _cross_entropies(logits_nc, labels_n, on_label=h - share, on_every=share).reciprocal_()
+
+
+def _gtd_weights(logits_nc: Tensor, labels_n: Tensor, floor: float) -> Tensor:
+    return _truth_cross_entropies(logits_nc, labels_n).clamp_(min=floor).reciprocal_()
+
+
+def _truth_cross_entropies(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
+    return _cross_entropies(logits_nc, labels_n, on_label=1.0, on_every=0.0)
+
+
+def _ones(logits_nc: Tensor) -> Tensor:
     return torch.ones(len(logits_nc), dtype=torch.float64)
 
 
 def _cross_entropies(logits_nc: Tensor, labels_n: Tensor, *, on_label: float, on_every: float) -> Tensor:
     """Returns logsumexp(z) - on_label * z_label - on_every * sum(z), float64 [n]; shares that sum to 1."""
     ce_n = torch.empty(len(logits_nc), dtype=torch.float64)
-    for rows in row_tiles(*logits_nc.shape):
-        shifted_nc = less_row_max(logits_nc[rows])
-        label_n = shifted_nc.gather(1, labels_n[rows, None]).squeeze(1)
-        logsumexp_n = row_sums(shifted_nc.exp()).log()
-        ce_n[rows] = logsumexp_n - on_label * label_n - on_every * row_sums(shifted_nc)
+    labels = labels_n.contiguous().numpy()
+    kernels.cross_entropies(as_array(logits_nc), labels, on_label, on_every, ce_n.numpy())
     return ce_n
 
 
@@ -182,7 +297,13 @@ def _check_floor(floor: float) -> None:
         )
 
 
-def _check_temperature(space: str, temperature: float | None) -> None:
+def _check_temperature(method: str, space: str, temperature: float | None) -> None:
+    if method == "avg1" and space != "probs":
+        raise UsageError(
+            f"method 'avg1' in space {space!r}",
+            expected="space 'probs': Eq. 4 is a mean of divergences at one temperature",
+            action="choose space 'probs' with a temperature, or method 'avg'",
+        )
     if space == "logits" and temperature is not None:
         raise UsageError(
             f"temperature is {temperature:g} in space 'logits'",

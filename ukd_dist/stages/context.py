@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,9 +55,7 @@ class Context:
             if not self.replace:
                 raise
             _log.warning("making %s again: %s", directory, error.problem)
-            # The manifest first: a kill in between must not leave it over files that are gone.
-            (directory / manifest.FILENAME).unlink(missing_ok=True)
-            shutil.rmtree(directory)
+            manifest.drop(directory)
         return False
 
     def run_members(

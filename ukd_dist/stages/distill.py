@@ -15,7 +15,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.data.clips import Clips
-from ukd_dist.data.knowledge import TARGET, open_rows
+from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_finished
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import StudentMember, resolved
@@ -105,8 +105,10 @@ def train_student(work: Work) -> None:
     with recorder:
         train(
             engine,
-            _objective(run, member, shards, device),
-            lambda epochs: training_clips(shards, settings, epochs, device, engine.rank, settings.workers),
+            objective_of(run, member, shards, device),
+            lambda epochs: training_clips(
+                shards, settings, epochs, device, engine.rank, settings.workers, member.stored_views
+            ),
             settings,
             rows=shards.rows["train"],
             directory=directory,
@@ -119,27 +121,37 @@ def train_student(work: Work) -> None:
         manifest.commit(directory, "student", resolved(settings), inputs, [WEIGHTS, HISTORY], summary)
 
 
-def _objective(run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device) -> Objective:
+def objective_of(
+    run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device
+) -> Objective:
+    """What a student minimises; its target is the row's, or of several stored views that of the one it sees.
+
+    Raises:
+        DataError: The target is damaged.
+    """
     settings = member.settings
     if member.target is None:
         return supervised(settings)
     assert settings.temperature is not None
     temperature, space = settings.temperature, member.target.settings.space
+    each_view = member.target.views.kind == "random"
     directory = run.target(member.target.id)
-    found = manifest.read(directory)
-    assert found is not None
-    manifest.verify(directory, found)
-    rows = open_rows(directory / TARGET_FILE, TARGET, shards.rows["train"], "train", len(shards.classes))
-    target_nc = rows.read().to(device)
+    rows, num_classes = shards.rows["train"], len(shards.classes)
+    target = open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes).read().to(device)
+    entropies = None
+    if member.target.settings.method == "avg1":
+        entropies = open_finished(directory, TARGET_FILE, MEAN_ENTROPY, rows, "train", None).read().to(device)
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
+        seen = (batch.rows_b, batch.views_b) if each_view else (batch.rows_b,)
         losses = distillation_loss(
             logits_nc,
             batch.labels_b,
-            target_nc[batch.rows_b],
+            target[seen],
             alpha=settings.alpha,
             temperature=temperature,
             space=space,
+            mean_entropies_n=None if entropies is None else entropies[seen],
             label_smoothing=settings.label_smoothing,
         )
         return losses._asdict()

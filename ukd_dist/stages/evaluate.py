@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.data.knowledge import LOGITS, logits_path, open_rows, write_logits
+from ukd_dist.data.knowledge import CHECKS, LOGITS, logits_path, open_finished, write_logits
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.errors import DataError
@@ -23,6 +21,7 @@ from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
+from ukd_dist.stages.tables import write_changed, write_table
 from ukd_dist.training.inference import WEIGHTS, infer, load_weights
 from ukd_dist.training.setup import build_network, prepare_device
 
@@ -121,20 +120,12 @@ def write_results(run: RunDirectory, results: Sequence[Result]) -> bool:
     Returns:
         Whether anything changed.
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(result) for result in results)
     fused = [asdict(result) for result in results if result.kind == "fusion"]
-    contents = {FUSIONS: json.dumps(fused, indent=1).encode(), RESULTS_CSV: text.getvalue().encode()}
-    changed = {
-        name: payload
-        for name, payload in contents.items()
-        if not (run.report / name).is_file() or (run.report / name).read_bytes() != payload
-    }
-    for name, payload in changed.items():
-        manifest.write_atomically(run.report / name, payload)
-    return bool(changed)
+    changed = [
+        write_changed(run.report / FUSIONS, json.dumps(fused, indent=1).encode()),
+        write_table(run.report / RESULTS_CSV, _COLUMNS, map(asdict, results)),
+    ]
+    return any(changed)
 
 
 def read_result(directory: Path) -> Result | None:
@@ -191,7 +182,8 @@ def fusions(run: RunDirectory, experiment: Experiment) -> list[tuple[Subject, Pa
 def describe(run: RunDirectory, member: TeacherMember | StudentMember) -> tuple[str, str, str, Path]:
     """A member's kind, its name in tables, its target's name (or nothing) and its directory."""
     if isinstance(member, TeacherMember):
-        return "teacher", member.settings.arch, "", run.teacher(member.id)
+        fold = "" if member.settings.fold is None else f"-f{member.settings.fold}"
+        return "teacher", f"{member.settings.arch}{fold}", "", run.teacher(member.id)
     target = member.target.name if member.target else ""
     return "student", member.settings.name, target, run.student(member.id)
 
@@ -211,8 +203,9 @@ def infer_student(root: Path, member: StudentMember) -> None:
     rows = shards.rows["test"]
     none = torch.zeros(len(rows), dtype=torch.bool)
     path = logits_path(directory, "test")
-    write_logits(path, logits_nc, rows, "test", view=CENTRE, trained_on=none)
-    manifest.commit(path.parent, "logits", {}, {"student": found.digest()}, [path.name])
+    checks = write_logits(path, logits_nc, rows, "test", view=CENTRE, trained_on=none)
+    summary = {CHECKS: {path.name: checks}}
+    manifest.commit(path.parent, "logits", {}, {"student": found.digest()}, [path.name], summary)
 
 
 def _check_trained(context: Context, shards: ShardSet) -> None:
@@ -276,8 +269,6 @@ def _fuse(run: RunDirectory, shards: ShardSet, subject: Subject, pair: Pair) -> 
 def _test_logits(directory: Path, shards: ShardSet) -> torch.Tensor:
     """float32 `[rows, classes]`, checked; a student's have a manifest of their own, written by evaluation."""
     path = logits_path(directory, "test")
-    for owner in (path.parent, directory):
-        if found := manifest.read(owner):
-            manifest.verify(owner, found, [str(path.relative_to(owner))])
-            break
-    return open_rows(path, LOGITS, shards.rows["test"], "test", len(shards.classes)).read().float()
+    owner = path.parent if manifest.read(path.parent) else directory
+    name, num_classes = str(path.relative_to(owner)), len(shards.classes)
+    return open_finished(owner, name, LOGITS, shards.rows["test"], "test", num_classes).read().float()

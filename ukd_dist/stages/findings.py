@@ -1,4 +1,4 @@
-"""What a run directory holds of each member, grouped over seeds and set beside the undistilled student.
+"""What a run directory holds of each member, grouped over seeds and folds, and set beside the undistilled.
 
 Reads what the other stages left and disturbs nothing: what is missing stays empty. Left out: how it is shown,
 which is the report's.
@@ -26,11 +26,12 @@ _DISTILLATION = ("name", "targets", "alpha", "temperature")
 
 @dataclass(frozen=True)
 class Member:
-    """A teacher, student or fusion of one seed, and what there is of it.
+    """A teacher, student or fusion of one seed (and fold), and what there is of it.
 
     Attributes:
         id: Its id.
         seed: Its seed.
+        fold: The fold that it left out, or None.
         state: As `ukd status` says it; a fusion's is empty.
         error: What ended it, where it failed.
         history: Finished epochs.
@@ -39,10 +40,16 @@ class Member:
 
     id: str
     seed: int
+    fold: int | None = None
     state: str = ""
     error: str = ""
     history: tuple[Epoch, ...] = ()
     result: Result | None = None
+
+    @property
+    def number(self) -> str:
+        """What tells it from the others of its group: its seed, and its fold if it left one out."""
+        return str(self.seed) if self.fold is None else f"{self.seed} f{self.fold}"
 
     @property
     def top1(self) -> Estimate | None:
@@ -52,13 +59,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Members that differ by their seed alone.
+    """Members that differ by their seed alone, or by their seed and the fold that they left out.
 
     Attributes:
         kind: teacher, student or fusion.
         name: Network, student name or fusion name.
         modality: What it sees.
-        members: One a seed.
+        members: One a seed, or a seed and fold.
         settings: Of all members; empty for a fusion.
         target: Name of a student's target, or empty.
         note: Settings that tell it from others of the same name.
@@ -130,15 +137,20 @@ class Cost:
 
 
 def read_groups(run: RunDirectory, experiment: Experiment) -> list[Group]:
-    """Teachers, then students, grouped over their seeds, with all that the run directory has of each."""
+    """Teachers, then students, grouped over seeds and folds, with all that the run directory has of each.
+
+    Teachers that leave a fold out are no group with those that do not, which are trained on more rows.
+    """
     statuses = {(status.kind, status.id): status for status in read_status(run, experiment)}
     groups: dict[str, Group] = {}
     members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
     for member in members:
         kind, name, target, directory = describe(run, member)
-        found = _read_member(directory, statuses[kind, member.id], member.settings.seed)
-        key = digest(kind, target, {**content(member.settings), "seed": None})
-        settings = flat(member.settings.model_dump(mode="json", exclude={"seed"}))
+        found = _read_member(directory, statuses[kind, member.id], member)
+        key = digest(kind, target, {**content(member.settings), "seed": None, "fold": None})
+        settings = flat(member.settings.model_dump(mode="json", exclude={"seed", "fold", "folds"}))
+        if isinstance(member, TeacherMember) and member.settings.folds:
+            name, settings["folds"] = member.settings.arch, member.settings.folds.count
         group = groups.get(key) or Group(kind, name, member.settings.modality, (), settings, target)
         groups[key] = replace(group, members=(*group.members, found))
     return _with_notes(list(groups.values()))
@@ -195,9 +207,10 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _read_member(directory: Path, status: MemberStatus, seed: int) -> Member:
+def _read_member(directory: Path, status: MemberStatus, member: TeacherMember | StudentMember) -> Member:
     history, result = tuple(read_epochs(directory)), read_result(directory)
-    return Member(status.id, seed, status.state, status.error, history, result)
+    fold = member.settings.fold if isinstance(member, TeacherMember) else None
+    return Member(status.id, member.settings.seed, fold, status.state, status.error, history, result)
 
 
 def _with_notes(groups: Sequence[Group]) -> list[Group]:

@@ -1,29 +1,53 @@
 """Logits to targets: a Ray job in which each task assembles a block of rows over all teachers.
 
 A task reads its rows of one teacher after another and keeps running sums only, so its memory does not grow
-with the number of teachers. No task reads another's rows.
+with the number of teachers, and no task reads another's rows. Blocks are written as they are done: a lost
+worker, node or coordinator costs the blocks in hand. The sums stay beside the target, so that a target of a
+teacher more or less reads that teacher alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import json
+import operator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.config import Target
-from ukd_dist.data.knowledge import LOGITS, RowArray, logits_name, logits_path, open_rows, write_target
+from ukd_dist.data.knowledge import (
+    CHECKS,
+    LOGITS,
+    MEAN_ENTROPY,
+    TARGET,
+    common_view,
+    logits_name,
+    open_finished,
+    write_target,
+)
+from ukd_dist.data.rowarray import ROWS_PER_CHECK, Checks
 from ukd_dist.data.shards import ShardSet
-from ukd_dist.errors import DataError, UkdError
-from ukd_dist.experiment import TargetMember, resolved
-from ukd_dist.method.assembly import Assembly
+from ukd_dist.data.sums import SUMS, find_sums, read_sums
+from ukd_dist.errors import DataError
+from ukd_dist.experiment import TargetMember, digest, resolved
 from ukd_dist.method.weighting import Weighting
 from ukd_dist.metrics import Recorder
+from ukd_dist.progress import Bar
+from ukd_dist.stages.bases import nearest_base
+from ukd_dist.stages.blocks import Block, Opinion, Work, assemble_block
 from ukd_dist.stages.context import Context
+from ukd_dist.stages.imports import read_imported
+from ukd_dist.stages.opinions import Tally, chosen_blocks, describe, tally_block
 
 TARGET_FILE = "train.safetensors"
+OPINIONS = "opinions.json"
+_BLOCK_ELEMENTS = 2**19
 
 
 def reduce(context: Context) -> None:
@@ -31,112 +55,177 @@ def reduce(context: Context) -> None:
 
     Raises:
         DataError: A teacher is not finished, or its logits are damaged or do not fit.
-        MismatchError: Logits speak of other videos.
+        MismatchError: Logits speak of other videos, or the teachers of a target of different views.
     """
     for target in context.experiment.targets:
         _reduce_one(context, target)
+
+
+def weighting_of(settings: Target) -> Weighting:
+    """The method's weighting that a target's settings name."""
+    return Weighting(
+        method=settings.method,
+        h=settings.h,
+        floor=settings.floor,
+        space=settings.space,
+        temperature=settings.temperature,
+    )
 
 
 def _reduce_one(context: Context, target: TargetMember) -> None:
     shards = ShardSet(context.run.shards, check=False)
     directory = context.run.target(target.id)
     inputs = {"shards": shards.digest, **_teacher_digests(context, target, shards.digest)}
-    settings = target.settings.model_dump(mode="json")
+    # Not the selection: two that choose the same teachers are one target.
+    settings = target.settings.model_dump(mode="json", exclude={"teachers"})
     if context.finished(directory, "target", settings, inputs):
         return
-    target_nc = _assemble(context, target, shards)
-    write_target(directory / TARGET_FILE, target_nc, shards.rows["train"], settings)
-    manifest.commit(directory, "target", settings, inputs, [TARGET_FILE], {"teachers": list(target.teachers)})
+    everyone = _opinions(context, target.teachers, target.settings, shards)
+    view, num_views = common_view([opinion.logits for opinion in everyone]), everyone[0].num_views
+    weighting = weighting_of(target.settings)
+    cluster = context.experiment.cluster
+    rows_per_block = rows_of_a_block(cluster.reduce_rows, len(shards.classes))
+    begins = range(0, len(shards.rows["train"]), rows_per_block)
+    base = None if weighting.compares else nearest_base(context.run, settings, inputs, begins)
+    work = Work(
+        weighting=weighting,
+        num_classes=len(shards.classes),
+        num_views=num_views,
+        add=_opinions(context, base.add if base else target.teachers, target.settings, shards),
+        remove=_opinions(context, base.remove if base else (), target.settings, shards),
+        sums=directory / SUMS,
+        digest=digest(settings, inputs, cluster.keep_sums),
+        keep=cluster.keep_sums,
+    )
+    labels_n = torch.from_numpy(shards.rows["train"].labels)
+    blocks = [
+        Block(begin, labels_n[begin : begin + rows_per_block], base.sums[begin] if base else None)
+        for begin in begins
+    ]
+    sums, tally = _run(context, target, work, blocks, everyone)
+    shape = everyone[0].logits.shape
+    checks = _write(directory, shards, settings, [sums[begin] for begin in begins], view, shape)
+    table = describe(tally, target.teachers, shards.classes)
+    manifest.write_atomically(directory / OPINIONS, json.dumps(table, indent=1).encode())
+    files = [TARGET_FILE, OPINIONS, *_keep(context, directory, sums)]
+    summary = {
+        "teachers": list(target.teachers),
+        "base": base.target if base else None,
+        CHECKS: {TARGET_FILE: checks},
+    }
+    manifest.commit(directory, "target", settings, inputs, files, summary)
+
+
+def _run(
+    context: Context, target: TargetMember, work: Work, blocks: list[Block], everyone: tuple[Opinion, ...]
+) -> tuple[dict[int, Path], Tally]:
+    """Assemble the blocks that are not there, then compare the teachers with the result."""
+    sums = {b.begin: path for b in blocks if (path := find_sums(work.sums, b.begin, work.digest))}
+    chosen = chosen_blocks(blocks)
+    recorder = Recorder(context.run.metrics, run=context.experiment.name, stage="reduce")
+    with (
+        recorder,
+        context.progress.bar(f"target {target.name}", len(blocks) + len(chosen), "blocks") as bar,
+    ):
+        bar.update(len(sums))
+        jobs = [
+            Job(f"reduce-{target.id}-{b.begin}", assemble_block, (work, b))
+            for b in blocks
+            if b.begin not in sums
+        ]
+        for begin, path, read_bytes in _values(context, jobs, bar):
+            sums[begin] = path
+            recorder.count("ukd_reduce_logits_bytes_total", read_bytes)
+            recorder.write()
+        jobs = [
+            Job(f"compare-{target.id}-{b.begin}", tally_block, (everyone, work, sums[b.begin], b))
+            for b in chosen
+        ]
+        tallies = list(_values(context, jobs, bar))
+    return sums, functools.reduce(operator.add, tallies)
+
+
+def _values(context: Context, jobs: list[Job], bar: Bar) -> Iterator[Any]:
+    for outcome in context.cluster.run(jobs):
+        if outcome.error is not None:
+            raise outcome.error
+        bar.advance()
+        yield outcome.value
+
+
+def _write(
+    directory: Path,
+    shards: ShardSet,
+    settings: dict[str, Any],
+    sums: list[Path],
+    view: str,
+    shape: tuple[int, ...],
+) -> Checks:
+    """Join the blocks to a target of the shape of the teachers' logits."""
+    blocks = [read_sums(path) for path in sums]
+    named = {
+        name: torch.cat([block[name] for block in blocks]).reshape(whole)
+        for name, whole in ((TARGET, shape), (MEAN_ENTROPY, shape[:-1]))
+        if name in blocks[0]
+    }
+    return write_target(
+        directory / TARGET_FILE,
+        named[TARGET],
+        shards.rows["train"],
+        settings,
+        view=view,
+        mean_entropies=named.get(MEAN_ENTROPY),
+    )
+
+
+def _keep(context: Context, directory: Path, sums: dict[int, Path]) -> list[str]:
+    """Drop the sums, or what is no more of them; the names of those that are kept."""
+    if not context.experiment.cluster.keep_sums:
+        shutil.rmtree(directory / SUMS)
+        return []
+    for path in (directory / SUMS).iterdir():
+        if path not in sums.values():
+            path.unlink()
+    return [f"{SUMS}/{path.name}" for path in sums.values()]
 
 
 def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dict[str, str]:
     digests = {}
     members = {member.id: member for member in context.experiment.teachers}
     for teacher in target.teachers:
-        settings = resolved(members[teacher].settings)
-        found = manifest.finished(context.run.teacher(teacher), "teacher", settings, {"shards": shards})
+        directory, way = context.run.teacher(teacher), "train it with `ukd teach`"
+        if teacher in members:
+            settings = resolved(members[teacher].settings)
+            found = manifest.finished(directory, "teacher", settings, {"shards": shards})
+        else:
+            found, way = read_imported(directory, shards), "bring it in with `ukd logits import`"
         if found is None:
             raise DataError(
                 f"target '{target.name}' needs teacher {teacher}, which is not finished",
-                expected="every teacher of the fleet",
-                action="train it with `ukd teach`, or take it out of the experiment",
+                expected="every teacher that it selects",
+                action=f"{way}, or take it out of the experiment",
             )
         digests[teacher] = found.files[logits_name("train")].sha256
     return digests
 
 
-def _assemble(context: Context, target: TargetMember, shards: ShardSet) -> torch.Tensor:
+def _opinions(
+    context: Context, teachers: tuple[str, ...], settings: Target, shards: ShardSet
+) -> tuple[Opinion, ...]:
     rows = shards.rows["train"]
-    directories = [context.run.teacher(teacher) for teacher in target.teachers]
-    sources = [
-        open_rows(logits_path(directory, "train"), LOGITS, rows, "train", len(shards.classes))
-        for directory in directories
-    ]
-    weighting = weighting_of(target.settings)
-    step = context.experiment.cluster.reduce_rows
-    labels_n = torch.from_numpy(rows.labels)
-    checks = [Job(f"check-{d.name}", check_logits, (d,)) for d in directories]
-    blocks = {
-        f"reduce-{target.id}-{begin}": Job(
-            f"reduce-{target.id}-{begin}",
-            assemble_block,
-            (sources, labels_n[begin : begin + step], begin, weighting),
-        )
-        for begin in range(0, len(rows), step)
-    }
-    recorder = Recorder(context.run.metrics, run=context.experiment.name, stage="reduce")
-    with recorder, context.progress.bar(f"target {target.name}", len(checks) + len(blocks), "tasks") as bar:
-        done: dict[str, torch.Tensor] = {}
-        for jobs in (checks, list(blocks.values())):
-            for outcome in context.cluster.run(jobs):
-                if outcome.error is not None:
-                    raise outcome.error
-                if outcome.job.name in blocks:
-                    done[outcome.job.name], read_bytes = outcome.value
-                    recorder.count("ukd_reduce_logits_bytes_total", read_bytes)
-                bar.advance()
-    return torch.cat([done[name] for name in blocks])
-
-
-def weighting_of(settings: Target) -> Weighting:
-    """The method's weighting that a target's settings name."""
-    return Weighting(
-        method=settings.method, h=settings.h, space=settings.space, temperature=settings.temperature
+    rows, name, num_classes = shards.rows["train"], logits_name("train"), len(shards.classes)
+    out_of_fold = settings.rows == "out_of_fold"
+    return tuple(
+        Opinion(open_finished(context.run.teacher(t), name, LOGITS, rows, "train", num_classes), out_of_fold)
+        for t in teachers
     )
 
 
-def check_logits(directory: Path) -> None:
-    """Check a teacher's training logits against its manifest (a Ray task).
+def rows_of_a_block(wanted: int | None, num_classes: int) -> int:
+    """Rows a task: in whole checked blocks, so that no byte is read twice; less than one block stays.
 
-    Raises:
-        DataError: They were cut off or altered.
+    By default as many as keep a block's sums (16 bytes a class) within 8 MiB, which a core's caches hold.
     """
-    found = manifest.read(directory)
-    assert found is not None
-    manifest.verify(directory, found, [logits_name("train")])
-
-
-def assemble_block(
-    sources: Sequence[RowArray], labels_n: torch.Tensor, begin: int, weighting: Weighting
-) -> tuple[torch.Tensor, int]:
-    """Assemble rows `begin` to `begin + len(labels_n)` over all teachers (a Ray task).
-
-    Returns:
-        The target, float32 `[rows, classes]`, and the bytes of logits that were read.
-
-    Raises:
-        DataError: A teacher's logits are not finite; names its file.
-    """
-    torch.set_num_threads(1)
-    assembly = Assembly(weighting, len(labels_n), sources[0].shape[1], first_row=begin)
-    read_bytes = 0
-    for source in sources:
-        logits_nc = source.read(begin, begin + len(labels_n))
-        try:
-            assembly.add(logits_nc, labels_n)
-        except UkdError as error:
-            raise DataError(
-                f"{source.path}: {error.problem}", expected=error.expected, action=error.action
-            ) from error
-        read_bytes += logits_nc.numel() * logits_nc.element_size()
-    return assembly.finish(), read_bytes
+    if wanted is None:
+        wanted = min(max(_BLOCK_ELEMENTS // num_classes, ROWS_PER_CHECK), 8 * ROWS_PER_CHECK)
+    return wanted - wanted % ROWS_PER_CHECK or wanted

@@ -22,6 +22,8 @@ from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.charts import SHARE, Curve, Scale, line_chart, style
 from ukd_dist.stages.evaluate import Result
 from ukd_dist.stages.findings import Group, Member, compare, costs, flat, read_fusions, read_groups
+from ukd_dist.stages.provenance import read_origins, write_origins
+from ukd_dist.stages.summary import is_telling, summarise, write_summary
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
 from ukd_dist.training.loop import Epoch
 
@@ -29,13 +31,13 @@ PAGE = "index.html"
 
 
 def report(run: RunDirectory, experiment: Experiment) -> Path:
-    """Write the page of a run, finished or not.
+    """Write the page of a run, finished or not, and its tables: summary.csv and opinions.csv.
 
     Returns:
         Path of the page.
 
     Raises:
-        DataError: A manifest is damaged.
+        DataError: A manifest, or a finished target's opinions.json, is damaged.
     """
     environment = Environment(
         loader=PackageLoader("ukd_dist", "stages/templates"),
@@ -44,7 +46,10 @@ def report(run: RunDirectory, experiment: Experiment) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(_contents(run, experiment))
+    contents = _contents(run, experiment)
+    page = environment.get_template("report.html.j2").render(contents)
+    write_origins(run, contents["origins"])
+    write_summary(run, contents["summaries"])
     path = run.report / PAGE
     manifest.write_atomically(path, page.encode())
     return path
@@ -65,6 +70,7 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
     classes = list(shards.settings["classes"]) if shards else []
     chance = 1 / len(classes) if classes else None
     comparisons = compare(students)
+    summaries = summarise([*groups, *fusions], experiment.evaluate.published)
     return {
         "version": __version__,
         "experiment": experiment,
@@ -81,6 +87,10 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
         "students": students,
         "fusions": fusions,
         "comparisons": comparisons,
+        "summaries": summaries,
+        "telling": is_telling(summaries),
+        "origins": read_origins(run, experiment),
+        "target_states": {status.id: status.state for status in statuses if status.kind == "target"},
         "costs": [
             ("s", "seconds an epoch", costs(students, _median_seconds)),
             ("MiB", "peak memory, MiB", costs(students, _peak_mib)),

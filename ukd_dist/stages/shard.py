@@ -42,6 +42,8 @@ from ukd_dist.stages.reduce import weighting_of
 
 _PLAN = "plan.json"
 _PROBES_PER_TASK = 32
+# Streams of random numbers that shuffle the splits. Not their places in SPLITS: shards keep their bytes.
+_ORDER: dict[SplitName, int] = {"train": 0, "test": 1, "validation": 2}
 _log = logging.getLogger(__name__)
 
 
@@ -72,24 +74,30 @@ def shard(context: Context) -> None:
     if context.finished(directory, "shards", settings, inputs):
         return
     _claim(directory, settings, inputs)
-    verdicts = {split: _probe_all(context, getattr(source, split)) for split in SPLITS}
-    rejects = [v for split in SPLITS for v in verdicts[split] if v.info is None]
+    verdicts = {split: _probe_all(context, listed) for split in SPLITS if (listed := getattr(source, split))}
+    probed = [verdict for of_split in verdicts.values() for verdict in of_split]
+    rejects = [verdict for verdict in probed if verdict.info is None]
     _write_rejects(directory, rejects)
-    _check_rejects(rejects, len(source.train) + len(source.test), data.max_rejected, directory)
-    samples = [s for split in SPLITS for s in _number(split, verdicts[split], source.classes, data)]
+    _check_rejects(rejects, len(probed), data.max_rejected, directory)
+    samples = [s for split in verdicts for s in _number(split, verdicts[split], source.classes, data)]
     _drop_other_rows(directory, samples_csv(s for s, _ in samples))
-    _write_all(context, samples, {v.video.key: v.video.path for s in SPLITS for v in verdicts[s]}, data)
-    tars = [name for s in SPLITS for name in _names(samples, s)]
+    _write_all(context, samples, {v.video.key: v.video.path for v in probed}, data)
+    tars = [name for split in verdicts for name in _names(samples, split)]
     files = [SAMPLES, REJECTS, *tars, *(Path(tar).with_suffix(".idx").name for tar in tars)]
-    counts = {split: sum(1 for s, _ in samples if s.split == split) for split in SPLITS}
+    counts = {split: sum(1 for s, _ in samples if s.split == split) for split in verdicts}
     summary = {"samples": counts, "rejected": dict(Counter(v.reason for v in rejects))}
     manifest.commit(directory, "shards", settings, inputs, files, summary)
     (directory / _PLAN).unlink()
 
 
 def shard_settings(data: Data, source: Source) -> dict[str, Any]:
-    """The settings that determine the shards' bytes."""
+    """The settings that determine the shards' bytes.
+
+    Of what was no setting yet when shards were made, nothing is recorded unless it is set.
+    """
+    held_out = {"validation": data.validation.model_dump(mode="json")} if data.validation else {}
     return {
+        **held_out,
         "modalities": list(data.modalities),
         "codec": data.codec,
         "encoding": data.encoding.model_dump(mode="json"),
@@ -189,15 +197,15 @@ def _number(
 ) -> list[tuple[Sample, int]]:
     """The split's usable videos in the order of the shards, and the number of each one's tar."""
     usable = [v for v in verdicts if v.info is not None]
-    if split == "train":
-        _check_classes(usable, classes)
+    if split != "test":
+        _check_classes(usable, classes, "training" if split == "train" else "validation")
     if not usable:
         raise DataError(
             f"no usable video is left in the {split} list",
             expected="at least one",
             action="mend those that were rejected, or list others",
         )
-    order = np.random.default_rng([data.seed, SPLITS.index(split)]).permutation(len(usable))
+    order = np.random.default_rng([data.seed, _ORDER[split]]).permutation(len(usable))
     numbered = []
     for row, index in enumerate(order):
         video, info = usable[index].video, usable[index].info
@@ -211,13 +219,13 @@ def _number(
     return numbered
 
 
-def _check_classes(usable: Sequence[Verdict], classes: Sequence[str]) -> None:
+def _check_classes(usable: Sequence[Verdict], classes: Sequence[str], kind: str) -> None:
     left = {verdict.video.label for verdict in usable}
     for label, name in enumerate(classes):
         if label not in left:
             raise DataError(
-                f"class '{name}' has lost all its training videos to rejection",
-                expected="a usable training video for each class",
+                f"class '{name}' has lost all its {kind} videos to rejection",
+                expected=f"a usable {kind} video for each class",
                 action=f"see {REJECTS}; mend its videos",
             )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.data.knowledge import logits_name, logits_path, write_logits
-from ukd_dist.data.shards import SPLITS, ShardSet
-from ukd_dist.data.views import CENTRE
+from ukd_dist.config import Teacher
+from ukd_dist.data.folds import assign_folds
+from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
+from ukd_dist.data.shards import ShardSet
 from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import HISTORY, RunDirectory, read_history
@@ -51,6 +54,7 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
     device = prepare_device(settings)
     shards = ShardSet(run.shards)
     model = build_network(settings, len(shards.classes))
+    trained_on = rows_trained_on(shards, settings)
     inputs = {"shards": shards.digest}
     if manifest.finished(directory, "teacher", resolved(settings), inputs):
         return  # Ray starts a task again whose process ended after its last write
@@ -58,23 +62,40 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
         train(
             PlainEngine(model, build_optimizer(settings, model), device),
             supervised(settings),
-            lambda epochs: training_clips(shards, settings, epochs, device),
+            lambda epochs: training_clips(shards, settings, epochs, device, rows=np.flatnonzero(trained_on)),
             settings,
             rows=shards.rows["train"],
             directory=directory,
             inputs=inputs,
             recorder=recorder,
+            num_rows=int(trained_on.sum()),
         )
-    for split in SPLITS:
+    checks = {}
+    for split in shards.splits:
         rows = shards.rows[split]
-        logits_nc = infer(model, shards, split, settings, device)
-        trained_on = torch.full((len(rows),), split == "train")
-        write_logits(
-            logits_path(directory, split), logits_nc, rows, split, view=CENTRE, trained_on=trained_on
+        views = settings.views if split == "train" else settings.views.evaluated
+        logits = infer(model, shards, split, settings, device, views)
+        seen = torch.from_numpy(trained_on) if split == "train" else torch.zeros(len(rows), dtype=torch.bool)
+        checks[logits_name(split)] = write_logits(
+            logits_path(directory, split), logits, rows, split, view=views.name, trained_on=seen
         )
     save_weights(model, directory / WEIGHTS)
-    files = [WEIGHTS, HISTORY, *map(logits_name, SPLITS)]
-    manifest.commit(directory, "teacher", resolved(settings), inputs, files)
+    files = [WEIGHTS, HISTORY, *map(logits_name, shards.splits)]
+    manifest.commit(directory, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
+
+
+def rows_trained_on(shards: ShardSet, settings: Teacher) -> npt.NDArray[np.bool_]:
+    """Whether a teacher is trained on each training row, bool `[n]`: on all but those of its fold.
+
+    Raises:
+        UsageError: The shards' rows cannot be parted into such folds.
+    """
+    rows = shards.rows["train"]
+    if settings.fold is None:
+        return np.ones(len(rows), np.bool_)
+    assert settings.folds is not None
+    folds_n = assign_folds(rows.labels, rows.groups, settings.folds, shards.classes)
+    return np.not_equal(folds_n, settings.fold)
 
 
 def _is_finished(context: Context, member: TeacherMember, shards: str) -> bool:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from ukd_dist.config import Training
+from ukd_dist.config import Training, Views
 from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.manifest import write_atomically
 from ukd_dist.training.setup import evaluation_clips
@@ -17,16 +17,29 @@ WEIGHTS = "model.safetensors"
 
 
 def infer(
-    model: nn.Module, shards: ShardSet, split: SplitName, settings: Training, device: torch.device
+    model: nn.Module,
+    shards: ShardSet,
+    split: SplitName,
+    settings: Training,
+    device: torch.device,
+    views: Views | None = None,
 ) -> torch.Tensor:
-    """float32 logits `[rows, classes]` on the CPU, each row seen once, at its centre.
+    """float32 logits on the CPU of every row, seen in `views`; default: at its centre.
 
     No collective is used: a rank may call it alone.
+
+    Returns:
+        `[rows, classes]`, of several views their mean; of random views each one's, `[rows, views, classes]`.
     """
+    views = views or Views()
     model.eval()
-    clips = evaluation_clips(shards, split, settings, device)
+    clips = evaluation_clips(shards, split, settings, device, views)
     with torch.inference_mode():
-        return torch.cat([model(batch.clips_bcthw).float().cpu() for batch in clips])
+        logits = torch.cat([model(batch.clips_bcthw).float().cpu() for batch in clips])
+    if views.kind == "centre":
+        return logits
+    logits_nvc = logits.reshape(-1, views.count, logits.shape[-1])
+    return logits_nvc if views.kind == "random" else logits_nvc.double().mean(dim=1).float()
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -77,6 +77,7 @@ def train(
     directory: Path,
     inputs: dict[str, str],
     recorder: Recorder,
+    num_rows: int | None = None,
 ) -> list[Epoch]:
     """Train from the last checkpoint to the last epoch.
 
@@ -89,6 +90,7 @@ def train(
         directory: Where checkpoint/ and history.jsonl lie; read by every rank, written by rank 0.
         inputs: Digests of what is learnt from; a checkpoint of others is refused.
         recorder: Takes the metrics.
+        num_rows: How many of the rows `open_clips` gives in an epoch; None for all.
 
     Returns:
         Every epoch's line, those before a resume included.
@@ -99,7 +101,7 @@ def train(
         DataError: Every checkpoint is damaged.
     """
     checkpoints = Checkpoints(directory / "checkpoint", resolved(settings), inputs)
-    steps = steps_per_epoch(len(rows), settings.batch_size)
+    steps = steps_per_epoch(len(rows) if num_rows is None else num_rows, settings.batch_size)
     history: list[Epoch] = []
     # Rank 0 decides: ranks that resumed from different epochs would never agree again.
     done = engine.from_rank_0(checkpoints.latest() if engine.rank == 0 else 0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ukd_dist.config import Training
+from ukd_dist.config import Training, Views
 from ukd_dist.data.clips import CHANNELS, Clips, decode_clips
 from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.data.views import evaluation_batches, training_batches
@@ -61,8 +63,21 @@ def training_clips(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    stored: Views | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Clips]:
-    """One rank's training clips over some epochs."""
+    """One rank's training clips over some epochs.
+
+    Args:
+        shards: The shards.
+        settings: The training.
+        epochs: Epoch numbers.
+        device: Where clips are decoded.
+        rank: This rank.
+        world_size: Ranks.
+        stored: Show these stored views instead of fresh random ones.
+        rows: The rows that are trained on, int64; None for all.
+    """
     batches = training_batches(
         shards.rows["train"].frames,
         settings.clip,
@@ -71,6 +86,8 @@ def training_clips(
         batch_size=settings.batch_size,
         rank=rank,
         world_size=world_size,
+        stored=stored,
+        rows=rows,
     )
     return decode_clips(
         shards,
@@ -85,15 +102,20 @@ def training_clips(
 
 
 def evaluation_clips(
-    shards: ShardSet, split: SplitName, settings: Training, device: torch.device
+    shards: ShardSet,
+    split: SplitName,
+    settings: Training,
+    device: torch.device,
+    views: Views | None = None,
 ) -> Iterator[Clips]:
-    """Every row of a split once, at its centre."""
+    """Every row of a split once in each of its views; default: at its centre."""
+    rows = shards.rows[split]
     return decode_clips(
         shards,
         split,
         settings.modality,
         settings.clip,
-        evaluation_batches(shards.rows[split].frames, settings.clip, settings.batch_size),
+        evaluation_batches(rows.frames, settings.clip, settings.batch_size, views, rows.portrait),
         batch_size=settings.batch_size,
         device=device,
         num_threads=_threads(settings),

@@ -1,0 +1,278 @@
+"""The reduction as a Ray job: what the targets hold, where they start from, and what a loss costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from tests.method import oracle
+from tests.stages import fake_store
+from tests.stages.fake_store import Store
+from ukd_dist import manifest
+from ukd_dist.cluster import RayCluster
+from ukd_dist.config import Cluster
+from ukd_dist.data.sums import SUMS
+from ukd_dist.errors import DataError
+from ukd_dist.experiment import Experiment, TargetMember
+from ukd_dist.progress import Progress
+from ukd_dist.rundir import RunDirectory
+from ukd_dist.stages.context import Context
+from ukd_dist.stages.reduce import OPINIONS, TARGET_FILE, reduce
+
+TEACHERS, ROWS, CLASSES = 5, 50, 7
+METHODS = {
+    "pkd": "{method: pkd}",
+    "gtd": "{method: gtd, floor: 0.001}",
+    "avg1": "{method: avg1, space: probs, temperature: 10}",
+    "avg2": "{method: avg, space: probs, temperature: 60}",
+    "single": "{method: single, teachers: {seed: 3}}",
+    "best": "{method: best}",
+    "entropy": "{method: entropy}",
+    "confidence": "{method: confidence, space: probs, temperature: 20}",
+}
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    settings = Cluster(local_nodes=2, cpus_per_node=1)
+    with RayCluster(settings, tmp_path_factory.mktemp("reduce") / "logs") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Five teachers; tests work on copies."""
+    return fake_store.build(tmp_path_factory.mktemp("store") / "run", TEACHERS, ROWS, CLASSES)
+
+
+@pytest.fixture
+def copy(store: Store, tmp_path: Path) -> Store:
+    shutil.copytree(store.root, tmp_path / "run")
+    return Store(tmp_path / "run", store.logits_knc, store.labels_n)
+
+
+def run(cluster: RayCluster, experiment: Experiment) -> list[Path]:
+    """Reduce; the targets' directories."""
+    directory = RunDirectory(experiment.root)
+    reduce(Context(directory, experiment, cluster, Progress(Console(quiet=True))))
+    return [directory.target(target.id) for target in experiment.targets]
+
+
+def content(directory: Path) -> bytes:
+    return (directory / TARGET_FILE).read_bytes()
+
+
+def base_of(directory: Path) -> str | None:
+    found = manifest.read(directory)
+    assert found is not None
+    base: str | None = found.summary["base"]
+    return base
+
+
+def targets(*names: str) -> str:
+    return "{" + ", ".join(f"{name}: {METHODS[name]}" for name in names) + "}"
+
+
+def test_every_methods_target_is_the_oracles(cluster: RayCluster, copy: Store) -> None:
+    experiment = copy.experiment(targets(*METHODS))
+    logits_knc, labels = copy.logits_knc.double().numpy(), copy.labels_n.numpy()
+
+    for directory, member in zip(run(cluster, experiment), experiment.targets, strict=True):
+        chosen = [3] if member.name == "single" else list(range(TEACHERS))
+        settings = member.settings
+        expected = oracle.target(
+            logits_knc[chosen],
+            labels,
+            method=settings.method,
+            h=settings.h,
+            floor=settings.floor,
+            temperature=settings.temperature,
+        )
+        found = load_file(directory / TARGET_FILE)["target"].numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(logits_knc).max())
+
+
+def test_the_division_into_blocks_changes_no_byte_of_a_target(cluster: RayCluster, copy: Store) -> None:
+    names = ("pkd", "best", "avg1")
+    before = [content(path) for path in run(cluster, copy.experiment(targets(*names)))]
+    shutil.rmtree(copy.root / "targets")
+
+    after = [content(path) for path in run(cluster, copy.experiment(targets(*names), reduce_rows=4096))]
+
+    assert after == before
+
+
+def test_a_target_of_a_teacher_more_reads_that_teacher_alone_and_has_the_same_bytes(
+    cluster: RayCluster, copy: Store
+) -> None:
+    (four,) = run(cluster, copy.experiment(targets("pkd"), teachers=4))
+    (five,) = run(cluster, copy.experiment(targets("pkd"), teachers=5))
+    assert base_of(five) == four.name
+    grown = content(five)
+    shutil.rmtree(copy.root / "targets")
+
+    (five,) = run(cluster, copy.experiment(targets("pkd"), teachers=5))
+
+    assert base_of(five) is None
+    assert content(five) == grown
+
+
+def test_a_target_of_a_teacher_less_takes_it_out_and_has_the_same_bytes(
+    cluster: RayCluster, copy: Store
+) -> None:
+    (five,) = run(cluster, copy.experiment(targets("avg1"), teachers=5))
+    (four,) = run(cluster, copy.experiment(targets("avg1"), teachers=4))
+    assert base_of(four) == five.name
+    shrunk = content(four)
+    shutil.rmtree(copy.root / "targets")
+
+    (four,) = run(cluster, copy.experiment(targets("avg1"), teachers=4))
+
+    assert content(four) == shrunk
+
+
+@pytest.mark.parametrize("method", ["best", "confidence"])
+def test_a_weighting_that_compares_teachers_starts_from_none(
+    cluster: RayCluster, copy: Store, method: str
+) -> None:
+    run(cluster, copy.experiment(targets(method), teachers=4))
+    (five,) = run(cluster, copy.experiment(targets(method), teachers=5))
+    assert base_of(five) is None
+
+
+def test_sums_are_not_kept_where_that_is_asked_for(cluster: RayCluster, copy: Store) -> None:
+    experiment = copy.experiment(targets("pkd"))
+    lean = experiment.cluster.model_copy(update={"keep_sums": False})
+
+    run(cluster, dataclasses.replace(experiment, cluster=lean))
+
+    (target,) = (copy.root / "targets").iterdir()
+    assert not (target / SUMS).exists()
+    found = manifest.read(target)
+    assert found is not None
+    assert set(found.files) == {TARGET_FILE, OPINIONS}
+
+
+def test_blocks_that_are_there_are_not_assembled_again(cluster: RayCluster, copy: Store) -> None:
+    (target,) = run(cluster, copy.experiment(targets("pkd")))
+    before = content(target)
+    (target / manifest.FILENAME).unlink()
+    (target / TARGET_FILE).unlink()
+    blocks = sorted((target / SUMS).iterdir())
+    kept = {path: path.stat().st_mtime_ns for path in blocks[1:]}
+    damaged = bytearray(blocks[0].read_bytes())
+    damaged[-1] ^= 1
+    blocks[0].write_bytes(damaged)
+
+    run(cluster, copy.experiment(targets("pkd")))
+
+    assert content(target) == before
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(blocks) == 4
+
+
+@pytest.mark.parametrize("method", ["pkd", "confidence"])
+def test_no_row_is_taught_by_a_teacher_that_was_trained_on_it(
+    cluster: RayCluster, tmp_path: Path, method: str
+) -> None:
+    trained_on = torch.arange(ROWS)[None] % TEACHERS != torch.arange(TEACHERS)[:, None]
+    trained_on[0, 1] = False  # row 1 has two teachers
+    store = fake_store.build(tmp_path / "run", TEACHERS, ROWS, CLASSES, trained_on)
+    text = METHODS[method].replace("}", ", rows: out_of_fold}")
+
+    (directory,) = run(cluster, store.experiment(f"{{oof: {text}}}"))
+
+    found = load_file(directory / TARGET_FILE)["target"].numpy()
+    for row in range(ROWS):
+        heard = (~trained_on[:, row]).numpy()
+        alone = oracle.target(
+            store.logits_knc[heard, row : row + 1].double().numpy(),
+            store.labels_n[row : row + 1].numpy(),
+            method=method,
+            temperature=20.0 if method == "confidence" else None,
+        )
+        np.testing.assert_allclose(found[row : row + 1], alone, rtol=0, atol=2e-5)
+
+
+def test_rows_that_every_teacher_was_trained_on_are_counted_and_numbered(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    trained_on = torch.zeros(2, ROWS, dtype=torch.bool)
+    trained_on[:, 20:23] = True
+    store = fake_store.build(tmp_path / "run", 2, ROWS, CLASSES, trained_on)
+
+    with pytest.raises(DataError, match=r"no teacher covers 3 of 16 rows: 20, 21, 22; expected"):
+        run(cluster, store.experiment("{oof: {method: pkd, rows: out_of_fold}}"))
+
+    assert not list((store.root / "targets").rglob(TARGET_FILE))
+
+
+@pytest.mark.parametrize("method", ["pkd", "best", "entropy", "confidence"])
+def test_the_table_of_opinions_holds_each_teachers_share(
+    cluster: RayCluster, copy: Store, method: str
+) -> None:
+    (directory,) = run(cluster, copy.experiment(targets(method)))
+
+    table = json.loads((directory / OPINIONS).read_text())
+
+    logits_knc, labels = copy.logits_knc.double().numpy(), copy.labels_n.numpy()
+    weights_nk = np.array([oracle.weights(method, logits_knc[:, n], labels[n]) for n in range(ROWS)])
+    found = [teacher["share"] for teacher in table["teachers"]]
+    np.testing.assert_allclose(found, weights_nk.mean(axis=0), atol=1e-9)
+    assert table["rows"] == ROWS
+    assert table["weight_entropy"] == pytest.approx(
+        np.mean([oracle.entropy(w) for w in weights_nk]), abs=1e-9
+    )
+    for k, teacher in enumerate(table["teachers"]):
+        correct = logits_knc[k].argmax(axis=1) == labels
+        assert teacher["top1"] == pytest.approx(correct.mean())
+        for c in range(CLASSES):
+            assert teacher["share_per_class"][c] == pytest.approx(weights_nk[labels == c, k].mean())
+
+
+def test_a_killed_worker_costs_the_blocks_in_its_hands(cluster: RayCluster, tmp_path: Path) -> None:
+    store = fake_store.build(tmp_path / "run", 20, 20_000, 16)
+    experiment = store.experiment(targets("pkd"), reduce_rows=1000)
+    (member,) = experiment.targets
+    done = threading.Thread(target=run, args=(cluster, experiment))
+    done.start()
+    victim, finished = _first_worker(cluster, member, store.root)
+    os.kill(victim, signal.SIGKILL)
+    done.join(timeout=120)
+
+    target = RunDirectory(store.root).target(member.id)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    survived = content(target)
+    shutil.rmtree(store.root / "targets")
+    run(cluster, experiment)
+    assert content(target) == survived
+
+
+def _first_worker(cluster: RayCluster, member: TargetMember, root: Path) -> tuple[int, dict[Path, int]]:
+    """The process of a block that is being assembled, and the blocks that are done."""
+    sums = RunDirectory(root).target(member.id) / SUMS
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        blocks = {
+            path.name.partition("-")[0].lstrip("0") or "0": path for path in sums.glob("[0-9]*.safetensors")
+        }
+        for log in cluster.logs.glob(f"reduce-{member.id}-*.log"):
+            if blocks and log.stem.rpartition("-")[2] not in blocks:
+                began = json.loads(log.read_text().splitlines()[0])
+                return began["pid"], {path: path.stat().st_mtime_ns for path in blocks.values()}
+        time.sleep(0.002)
+    raise AssertionError("no block was begun beside finished ones")

@@ -1,0 +1,88 @@
+"""Running sums of blocks of rows as files, beside the target that they were finished into.
+
+A reduction that was cut off goes on with the blocks that are there, and a target of a teacher more or less
+starts from the sums of another: it costs one teacher. A file's name carries the sha256 of its content, so it
+is known to be whole before anything else vouches for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from ukd_dist.errors import DataError
+from ukd_dist.manifest import write_atomically
+
+SUMS = "sums"  # the folder's name inside a target's directory
+METADATA = "ukd_dist"
+_DIGITS = 16
+
+
+def write_sums(directory: Path, begin: int, tensors: dict[str, torch.Tensor], work: str) -> Path:
+    """Write the sums of the block that begins at a row.
+
+    Args:
+        directory: Where a target's sums lie.
+        begin: Number of the block's first row.
+        tensors: Named tensors, rows first.
+        work: Digest of what was summed; `find_sums` asks for it.
+    """
+    entry = json.dumps({"begin": begin, "work": work}, sort_keys=True)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    payload = save(whole, metadata={METADATA: entry})
+    path = directory / f"{begin:09d}-{_digest(payload)}.safetensors"
+    write_atomically(path, payload)
+    return path
+
+
+def find_sums(directory: Path, begin: int, work: str) -> Path | None:
+    """The undamaged file of the block that begins at a row, if there is one that sums this work."""
+    for path in sorted(directory.glob(f"{begin:09d}-*.safetensors")):
+        payload = path.read_bytes()
+        if _is_whole(path, payload) and _work(payload) == work:
+            return path
+    return None
+
+
+def first_row(path: Path) -> int:
+    """Number of the first row that a file of sums speaks of."""
+    return int(path.name.partition("-")[0])
+
+
+def read_sums(path: Path) -> dict[str, torch.Tensor]:
+    """What `write_sums` wrote.
+
+    Raises:
+        DataError: The file is missing or was altered.
+    """
+    try:
+        payload = path.read_bytes()
+        if not _is_whole(path, payload):
+            raise ValueError("its content is not what its name says")
+        tensors: dict[str, torch.Tensor] = load(payload)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(
+            f"{path} is damaged ({error})",
+            expected="the running sums of a block of rows",
+            action=f"remove {path.parent.parent} to make its target again",
+        ) from error
+    return tensors
+
+
+def _digest(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()[:_DIGITS]
+
+
+def _is_whole(path: Path, payload: bytes) -> bool:
+    return path.stem.partition("-")[2] == _digest(payload)
+
+
+def _work(payload: bytes) -> str:
+    size = int.from_bytes(payload[:8], "little")
+    header = json.loads(payload[8 : 8 + size])
+    return str(json.loads(header["__metadata__"][METADATA])["work"])
