@@ -237,6 +237,36 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
             "teacher x3d_tiny-rgb-s3 leaves out fold 5, but data.folds.count is 5; expected a fold from 0",
         ),
         (
+            ["targets.ukd.rows=out_of_fold"],
+            "targets.ukd is out_of_fold, but no teacher that it selects leaves a fold out; "
+            "expected for every "
+            "fold of data.folds a teacher that was not trained on it; give the teachers "
+            "`grid: {fold: [0, 1, ",
+        ),
+        (
+            [
+                "data.folds={count: 4}",
+                "teachers.fleet=[{arch: x3d_tiny, modality: rgb, grid: {fold: [null, 0, 2]}}]",
+                "targets.ukd.rows=out_of_fold",
+            ],
+            "targets.ukd is out_of_fold, but no teacher that it selects leaves out fold 1, 3; expected",
+        ),
+        (
+            ["targets.ukd.teachers.arch=resnet"],
+            "targets.ukd.teachers selects 0 of 5 teachers; expected at least one; select "
+            "among slowfast_tiny-",
+        ),
+        (
+            ["targets.ukd.method=single"],
+            "targets.ukd.teachers selects 5 of 5 teachers; expected exactly one, since the "
+            "method is single; ",
+        ),
+        (
+            ["targets.ukd={method: avg1}"],
+            "targets.ukd: method: avg1 with space: logits; expected space: probs, since Eq. "
+            "4 is a mean of div",
+        ),
+        (
             ["data.folds={count: 5}", "teachers.fleet.1.folds={count: 4}"],
             "teacher x3d_tiny-rgb-s3 has folds of its own; expected those of data.folds, the same for every",
         ),

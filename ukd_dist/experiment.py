@@ -201,9 +201,26 @@ def _target(
             expected="exactly one, since the method is single" if ids else "at least one",
             action=f"select among {', '.join(everyone[:5])}{', ...' * (len(everyone) > 5)}",
         )
+    _check_folds(name, target, [fleet[id_] for id_ in ids if id_ in fleet], len(ids), where)
     own = target.model_dump(mode="json", exclude_defaults=True, exclude={"teachers"})
     views = common_views(name, {id_: fleet[id_] for id_ in ids if id_ in fleet}, where)
     return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids, views)
+
+
+def _check_folds(name: str, target: Target, teachers: list[Teacher], chosen: int, where: str) -> None:
+    """Refuse a target out of fold that would leave rows without a teacher, as far as settings tell."""
+    if target.rows != "out_of_fold" or len(teachers) < chosen:
+        return  # of imported teachers only their logits tell
+    left_out = {teacher.fold for teacher in teachers}
+    count = next((teacher.folds.count for teacher in teachers if teacher.folds), 0)
+    missing = [fold for fold in range(count) if fold not in left_out]
+    if missing or not count:
+        what = f"leaves out fold {', '.join(map(str, missing))}" if count else "leaves a fold out"
+        raise UsageError(
+            f"{where}: targets.{name} is out_of_fold, but no teacher that it selects {what}",
+            expected="for every fold of data.folds a teacher that was not trained on it",
+            action="give the teachers `grid: {fold: [0, 1, ...]}` over all folds, or set rows: all",
+        )
 
 
 def _selected(selection: Selection, fleet: dict[str, Teacher], imported: tuple[str, ...]) -> tuple[str, ...]:

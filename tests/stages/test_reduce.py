@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,10 @@ from tests.stages.fake_store import Store
 from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
 from ukd_dist.config import Cluster
+from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
+from ukd_dist.data.shards import Rows, Sample
 from ukd_dist.data.sums import SUMS
-from ukd_dist.errors import DataError
+from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.experiment import Experiment, TargetMember
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory
@@ -70,6 +72,15 @@ def run(cluster: RayCluster, experiment: Experiment) -> list[Path]:
     directory = RunDirectory(experiment.root)
     reduce(Context(directory, experiment, cluster, Progress(Console(quiet=True))))
     return [directory.target(target.id) for target in experiment.targets]
+
+
+def out_of_fold(store: Store, method: str) -> Experiment:
+    """A target out of fold; the store's teachers say in their logits what they were trained on."""
+    experiment = store.experiment(targets(method))
+    (member,) = experiment.targets
+    settings = member.settings.model_copy(update={"rows": "out_of_fold"})
+    oof = dataclasses.replace(member, name="oof", settings=settings)
+    return dataclasses.replace(experiment, targets=(oof,))
 
 
 def content(directory: Path) -> bytes:
@@ -192,9 +203,8 @@ def test_no_row_is_taught_by_a_teacher_that_was_trained_on_it(
     trained_on = torch.arange(ROWS)[None] % TEACHERS != torch.arange(TEACHERS)[:, None]
     trained_on[0, 1] = False  # row 1 has two teachers
     store = fake_store.build(tmp_path / "run", TEACHERS, ROWS, CLASSES, trained_on)
-    text = METHODS[method].replace("}", ", rows: out_of_fold}")
 
-    (directory,) = run(cluster, store.experiment(f"{{oof: {text}}}"))
+    (directory,) = run(cluster, out_of_fold(store, method))
 
     found = load_file(directory / TARGET_FILE)["target"].numpy()
     for row in range(ROWS):
@@ -215,10 +225,82 @@ def test_rows_that_every_teacher_was_trained_on_are_counted_and_numbered(
     trained_on[:, 20:23] = True
     store = fake_store.build(tmp_path / "run", 2, ROWS, CLASSES, trained_on)
 
-    with pytest.raises(DataError, match=r"no teacher covers 3 of 16 rows: 20, 21, 22; expected"):
-        run(cluster, store.experiment("{oof: {method: pkd, rows: out_of_fold}}"))
+    message = (
+        "target 'oof' has no teacher for 3 of 50 videos: video-000020, video-000021, video-000022; "
+        "expected for each video a teacher that speaks of it and was not trained on it; add"
+    )
+    with pytest.raises(DataError, match=message):
+        run(cluster, out_of_fold(store, "pkd"))
 
-    assert not list((store.root / "targets").rglob(TARGET_FILE))
+    assert not (store.root / "targets").exists()
+
+
+def overwrite(path: Path, place: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(content)
+
+
+def flip(place: int) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        place_in_file = place % path.stat().st_size
+        overwrite(path, place_in_file, bytes([path.read_bytes()[place_in_file] ^ 1]))
+
+    return damage
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 3)
+
+
+def write_other(rows: int = ROWS, classes: int = CLASSES, prefix: str = "video") -> Callable[[Path], None]:
+    """Logits that are whole, with their checks in the manifest, but not of these rows and classes."""
+
+    def replace(path: Path) -> None:
+        directory, name = path.parents[1], logits_name("train")
+        samples = [
+            Sample("train", n, f"{prefix}-{n:06d}", 0, "a", "1", 30, 30.0, 64, 48) for n in range(rows)
+        ]
+        none = torch.zeros(rows, dtype=torch.bool)
+        logits = torch.zeros(rows, classes)
+        checks = write_logits(path, logits, Rows(samples), "train", view="centre", trained_on=none)
+        found = manifest.read(directory)
+        assert found is not None
+        manifest.commit(directory, found.kind, found.settings, found.inputs, [name], {CHECKS: {name: checks}})
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip(3), "was altered in its header"),
+        (flip(60), "was altered in its header"),
+        (flip(-1), "was altered in rows"),
+        (flip(-ROWS - 5), "was altered in rows"),
+        (flip(700), "was altered in rows"),
+        (cut_off, "is damaged|was altered in rows"),
+        (Path.unlink, "is missing"),
+        (
+            write_other(rows=ROWS - 1),
+            r"speaks of other videos \(split train, shape \[49, 7\]\); expected",
+        ),
+        (
+            write_other(prefix="film"),
+            r"speaks of other videos \(split train, shape \[50, 7\]\); expected",
+        ),
+        (write_other(classes=8), r"has shape \[50, 8\]; expected \[50, 7\]: rows, classes"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused_by_its_file_and_nothing_is_written(
+    cluster: RayCluster, copy: Store, damage: Callable[[Path], None], message: str
+) -> None:
+    experiment = copy.experiment(targets("pkd"))
+    path = logits_path(RunDirectory(copy.root).teacher(experiment.teachers[2].id), "train")
+    damage(path)
+    with pytest.raises((DataError, MismatchError), match=f"^{path} ({message})"):
+        run(cluster, experiment)
+    assert not [p for p in (copy.root / "targets").rglob("*") if p.name in (TARGET_FILE, manifest.FILENAME)]
 
 
 @pytest.mark.parametrize("method", ["pkd", "best", "entropy", "confidence"])

@@ -42,14 +42,18 @@ class Opinion:
         The logits lie in the buffer, as `RowArray.read` says.
         """
         logits_nc = self.logits.read(begin, end, buffer=buffer).flatten(0, -2)
-        covers, trained_on = self.logits.covers, self.logits.trained_on
-        if covers is None and not self.out_of_fold:
+        if self.logits.covers is None and not self.out_of_fold:
             return logits_nc, None
+        return logits_nc, self.heard(begin, end).repeat_interleave(self.num_views)
+
+    def heard(self, begin: int, end: int) -> Tensor:
+        """Whether the teacher is heard on rows `begin` to `end`, bool."""
+        covers, trained_on = self.logits.covers, self.logits.trained_on
         heard_n = torch.ones(end - begin, dtype=torch.bool) if covers is None else covers.read(begin, end)
         if self.out_of_fold:
             assert trained_on is not None, f"{self.logits.path} does not say what it was trained on"
             heard_n = heard_n & ~trained_on.read(begin, end)
-        return logits_nc, heard_n.repeat_interleave(self.num_views)
+        return heard_n
 
     @property
     def num_views(self) -> int:

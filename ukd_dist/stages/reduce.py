@@ -32,7 +32,7 @@ from ukd_dist.data.knowledge import (
     write_target,
 )
 from ukd_dist.data.rowarray import ROWS_PER_CHECK, Checks
-from ukd_dist.data.shards import ShardSet
+from ukd_dist.data.shards import Rows, ShardSet
 from ukd_dist.data.sums import SUMS, find_sums, read_sums
 from ukd_dist.errors import DataError
 from ukd_dist.experiment import TargetMember, digest, resolved
@@ -81,6 +81,7 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     if context.finished(directory, "target", settings, inputs):
         return
     everyone = _opinions(context, target.teachers, target.settings, shards)
+    _check_taught(target, everyone, shards.rows["train"])
     view, num_views = common_view([opinion.logits for opinion in everyone]), everyone[0].num_views
     weighting = weighting_of(target.settings)
     cluster = context.experiment.cluster
@@ -219,6 +220,22 @@ def _opinions(
         Opinion(open_finished(context.run.teacher(t), name, LOGITS, rows, "train", num_classes), out_of_fold)
         for t in teachers
     )
+
+
+def _check_taught(target: TargetMember, everyone: tuple[Opinion, ...], rows: Rows) -> None:
+    """Refuse rows on which nobody is heard, before anything is assembled."""
+    heard_n = torch.zeros(len(rows), dtype=torch.bool)
+    for opinion in everyone:
+        heard_n |= opinion.heard(0, len(rows))
+    untaught = [rows.keys[n] for n in (~heard_n).nonzero().squeeze(1).tolist()]
+    if untaught:
+        first = ", ".join(untaught[:5]) + (", ..." if len(untaught) > 5 else "")
+        raise DataError(
+            f"target '{target.name}' has no teacher for {len(untaught)} of {len(rows)} videos: {first}",
+            expected="for each video a teacher that speaks of it"
+            + (" and was not trained on it" if target.settings.rows == "out_of_fold" else ""),
+            action="add teachers of the folds that are missing, or that speak of these videos",
+        )
 
 
 def rows_of_a_block(wanted: int | None, num_classes: int) -> int:
