@@ -327,16 +327,16 @@ def test_the_table_of_opinions_holds_each_teachers_share(
 
 
 def test_a_killed_worker_costs_the_blocks_in_its_hands(cluster: RayCluster, tmp_path: Path) -> None:
-    store = fake_store.build(tmp_path / "run", 20, 20_000, 16)
-    experiment = store.experiment(targets("pkd"), reduce_rows=1000)
+    store = fake_store.build(tmp_path / "run", 40, 20_000, 16)
+    experiment = store.experiment(targets("pkd"), reduce_rows=400)
     (member,) = experiment.targets
-    done = threading.Thread(target=run, args=(cluster, experiment))
-    done.start()
-    victim, finished = _first_worker(cluster, member, store.root)
-    os.kill(victim, signal.SIGKILL)
-    done.join(timeout=120)
+    finished: dict[Path, int] = {}
+    killer = threading.Thread(target=lambda: finished.update(kill_a_worker(cluster, member, store.root)))
+    killer.start()
+    (target,) = run(cluster, experiment)
+    killer.join()
 
-    target = RunDirectory(store.root).target(member.id)
+    assert finished, "no worker was killed in the middle of a block"
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     survived = content(target)
     shutil.rmtree(store.root / "targets")
@@ -344,17 +344,21 @@ def test_a_killed_worker_costs_the_blocks_in_its_hands(cluster: RayCluster, tmp_
     assert content(target) == survived
 
 
-def _first_worker(cluster: RayCluster, member: TargetMember, root: Path) -> tuple[int, dict[Path, int]]:
-    """The process of a block that is being assembled, and the blocks that are done."""
-    sums = RunDirectory(root).target(member.id) / SUMS
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        blocks = {
-            path.name.partition("-")[0].lstrip("0") or "0": path for path in sums.glob("[0-9]*.safetensors")
-        }
+def kill_a_worker(cluster: RayCluster, member: TargetMember, root: Path) -> dict[Path, int]:
+    """Kill a process that is in the middle of a block; returns the blocks that were done by then."""
+    run_directory = RunDirectory(root)
+    sums, deadline = run_directory.target(member.id) / SUMS, time.monotonic() + 60
+    while time.monotonic() < deadline and not run_directory.finished_targets():
         for log in cluster.logs.glob(f"reduce-{member.id}-*.log"):
-            if blocks and log.stem.rpartition("-")[2] not in blocks:
-                began = json.loads(log.read_text().splitlines()[0])
-                return began["pid"], {path: path.stat().st_mtime_ns for path in blocks.values()}
-        time.sleep(0.002)
-    raise AssertionError("no block was begun beside finished ones")
+            begin = int(log.stem.rpartition("-")[2])
+            if not (lines := log.read_text().splitlines()) or any(sums.glob(f"{begin:09d}-*.safetensors")):
+                continue
+            victim = json.loads(lines[0])["pid"]
+            os.kill(victim, signal.SIGSTOP)  # so that it cannot end the block while we look
+            blocks = {path: path.stat().st_mtime_ns for path in sums.glob("[0-9]*.safetensors")}
+            if blocks and not any(path.name.startswith(f"{begin:09d}") for path in blocks):
+                os.kill(victim, signal.SIGKILL)
+                return blocks
+            os.kill(victim, signal.SIGCONT)
+        time.sleep(0.001)
+    return {}
