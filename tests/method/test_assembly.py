@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+from tests.method import oracle
 from tests.method.fleets import (
     WEIGHTINGS,
     all_but,
@@ -24,7 +25,7 @@ from tests.method.fleets import (
 from tests.method.threads import with_threads
 from ukd_dist.method.assembly import Assembly
 from ukd_dist.method.fixedpoint import HIGH_BITS, LOW_BITS, MAX_TERM, MAX_TERMS
-from ukd_dist.method.weighting import Weighting
+from ukd_dist.method.weighting import Space, Weighting
 
 PKD, AVG = Weighting(method="pkd"), Weighting(method="avg")
 REMOVABLE = all_but("best", "confidence")
@@ -42,6 +43,29 @@ def test_the_order_of_teachers_changes_no_byte(
     random.shuffle(order)  # type: ignore[attr-defined]
     shuffled = assemble(weighting, logits_knc[order], labels_n, covers_kn[order])
     assert same_bytes(shuffled, assemble(weighting, logits_knc, labels_n, covers_kn))
+
+
+@given(st.data(), st.sampled_from(["logits", "probs"]))
+@settings(deadline=None, max_examples=50)
+def test_an_average_of_scaled_teachers_is_their_mean_by_these_weights(
+    data: st.DataObject, space: Space
+) -> None:
+    tau = 20.0 if space == "probs" else None
+    weighting = Weighting(method="avg", space=space, temperature=tau)
+    logits_knc, labels_n, covers_kn = data.draw(partial_fleets(weighting))
+    teachers = len(logits_knc)
+    scales = data.draw(st.lists(st.floats(0.01, 1.0), min_size=teachers, max_size=teachers))
+    assembly = Assembly(weighting, *logits_knc.shape[1:])
+    for logits_nc, covers_n, scale in zip(logits_knc, covers_kn, scales, strict=True):
+        assembly.add(logits_nc, labels_n, covers_n, scale=scale)
+
+    opinions = logits_knc.double().nan_to_num().numpy()
+    opinions = oracle.softmax(opinions, tau) if tau else opinions
+    weights_kn = np.array(scales)[:, None] * covers_kn.numpy()
+    expected = np.einsum("kn,knc->nc", weights_kn / weights_kn.sum(axis=0), opinions)
+    np.testing.assert_allclose(
+        assembly.finish(), expected, rtol=1e-6, atol=1e-6 * max(1, np.abs(opinions).max())
+    )
 
 
 @given(st.data(), every_weighting)

@@ -97,20 +97,28 @@ class Assembly:
         self.entropy = ExactSum(num_rows) if weighting.method == "avg1" else None
         self.opinions = torch.zeros(num_rows, dtype=torch.int64)
 
-    def add(self, logits_nc: Tensor, labels_n: Tensor, covers_n: Tensor | None = None) -> None:
+    def add(
+        self,
+        logits_nc: Tensor,
+        labels_n: Tensor,
+        covers_n: Tensor | None = None,
+        *,
+        scale: float = 1.0,
+    ) -> None:
         """Adds one teacher.
 
         Args:
             logits_nc: Its logits, float16, float32 or float64 [n, C].
             labels_n: True classes of the rows, int64 [n].
             covers_n: Rows that it has an opinion on, bool [n]; all by default. Its other logits are not read.
+            scale: Its coefficients are multiplied by this, > 0. With `avg`, a weight of its own on every row.
 
         Raises:
             DataError: If the logits, labels or rows are not as described, if a weighted logit is beyond the
                 fixed point's range, if a row has its 2^20 - 1 teachers (of `single`: one), or if the
                 weighting compares and was not shown this teacher. Nothing is added then.
         """
-        self._apply(1, logits_nc, labels_n, covers_n)
+        self._apply(1, logits_nc, labels_n, covers_n, scale)
 
     def remove(self, logits_nc: Tensor, labels_n: Tensor, covers_n: Tensor | None = None) -> None:
         """Takes out one teacher that was added with the same logits, labels and rows; arguments as in `add`.
@@ -202,7 +210,14 @@ class Assembly:
     def _sums(self) -> list[ExactSum]:
         return [*self.numerators, *self.denominators, *([self.entropy] if self.entropy else [])]
 
-    def _apply(self, sign: int, logits_nc: Tensor, labels_n: Tensor, covers_n: Tensor | None) -> None:
+    def _apply(
+        self,
+        sign: int,
+        logits_nc: Tensor,
+        labels_n: Tensor,
+        covers_n: Tensor | None,
+        scale: float = 1.0,
+    ) -> None:
         # Everything is checked before anything is summed: an error leaves the sums as they were.
         if list(logits_nc.shape) != self._shape():
             raise _of_other_rows(logits_nc, f"{self._shape()}, the block's rows and classes")
@@ -215,6 +230,8 @@ class Assembly:
         coefficients = self.weighting.coefficients(
             logits_nc, labels_n, self._lead(logits_nc, labels_n, covers_n)
         )
+        if scale != 1.0:
+            coefficients = tuple(coefficient_n.mul_(scale) for coefficient_n in coefficients)
         if covers_n is not None:
             coefficients = tuple(coefficient_n.mul_(covers_n) for coefficient_n in coefficients)
         self._check_range(logits_nc, coefficients, largest)
