@@ -6,7 +6,7 @@ number of teachers. Weightings that compare teachers read twice: once for the re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +85,6 @@ class Work:
     digest: str
     keep: bool
 
-    def labels(self, block: Block) -> Tensor:
-        """True classes of a block's rows, each as often as it has views."""
-        return block.labels_n.repeat_interleave(self.num_views)
-
 
 @dataclass(frozen=True)
 class Block:
@@ -108,6 +104,10 @@ class Block:
     def end(self) -> int:
         """The row after the last."""
         return self.begin + len(self.labels_n)
+
+    def labels(self, num_views: int) -> Tensor:
+        """True classes of the rows, each as often as it has views."""
+        return self.labels_n.repeat_interleave(num_views)
 
 
 def assemble_block(work: Work, block: Block) -> tuple[int, Path, int]:
@@ -137,8 +137,9 @@ def assemble(work: Work, block: Block) -> tuple[Assembly, int]:
     Raises:
         DataError: A teacher's logits are damaged or not finite.
     """
-    assembly = open_sums(work, block, _reference(work, block))
-    buffer, labels_n = bytearray(), work.labels(block)
+    references = observe_all(work.add, [work.weighting] if work.weighting.compares else [], block)
+    assembly = open_sums(work, block, references[0] if references else None)
+    buffer, labels_n = bytearray(), block.labels(work.num_views)
     for opinions, apply in ((work.add, assembly.add), (work.remove, assembly.remove)):
         for opinion in opinions:
             logits_nc, heard_n = opinion.read(block.begin, block.end, buffer)
@@ -170,14 +171,25 @@ def naming_source(opinion: Opinion) -> Iterator[None]:
         ) from error
 
 
-def _reference(work: Work, block: Block) -> Tensor | None:
-    if not work.weighting.compares:
-        return None
-    labels_n, first_row = work.labels(block), block.begin * work.num_views
-    reference_n = torch.full((len(labels_n),), -torch.inf, dtype=torch.float64)
-    buffer = bytearray()
-    for opinion in work.add:
+def observe_all(opinions: Sequence[Opinion], weightings: Sequence[Weighting], block: Block) -> list[Tensor]:
+    """The reference of each weighting over all teachers, whose logits are read once.
+
+    Args:
+        opinions: The teachers.
+        weightings: Such as compare them.
+        block: The rows.
+
+    Raises:
+        DataError: A teacher's logits are damaged or not finite.
+    """
+    if not weightings:
+        return []
+    num_views = opinions[0].num_views
+    labels_n, first_row, buffer = block.labels(num_views), block.begin * num_views, bytearray()
+    references = [torch.full((len(labels_n),), -torch.inf, dtype=torch.float64) for _ in weightings]
+    for opinion in opinions:
         logits_nc, heard_n = opinion.read(block.begin, block.end, buffer)
         with naming_source(opinion):
-            observe(work.weighting, logits_nc, labels_n, reference_n, heard_n, first_row=first_row)
-    return reference_n
+            for weighting, reference_n in zip(weightings, references, strict=True):
+                observe(weighting, logits_nc, labels_n, reference_n, heard_n, first_row=first_row)
+    return references

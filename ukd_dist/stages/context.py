@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from ukd_dist import manifest
 from ukd_dist.cluster import Job, RayCluster
 from ukd_dist.errors import DataError, MismatchError, TrainingError, UkdError, UsageError
 from ukd_dist.experiment import Experiment
-from ukd_dist.progress import Progress
+from ukd_dist.progress import Bar, Progress
 from ukd_dist.rundir import ERROR, RunDirectory, leave_error
 
 _log = logging.getLogger(__name__)
@@ -57,6 +57,18 @@ class Context:
             _log.warning("making %s again: %s", directory, error.problem)
             manifest.drop(directory)
         return False
+
+    def values(self, jobs: Sequence[Job], bar: Bar) -> Iterator[Any]:
+        """What jobs return, as it comes; each advances the bar, and the first error ends them.
+
+        Raises:
+            UkdError: What a job raised.
+        """
+        for outcome in self.cluster.run(jobs):
+            if outcome.error is not None:
+                raise outcome.error
+            bar.advance()
+            yield outcome.value
 
     def run_members(
         self,

@@ -54,7 +54,7 @@ def tally_block(opinions: Sequence[Opinion], work: Work, sums: Path, block: Bloc
     tensors = read_sums(sums)
     reference_n = tensors.get(REFERENCE)
     totals = tensors[TOTALS].unbind(dim=1)
-    labels_n, chosen_n = work.labels(block), tensors[TARGET].argmax(dim=1)
+    labels_n, chosen_n = block.labels(work.num_views), tensors[TARGET].argmax(dim=1)
 
     def by_class(values_n: Tensor) -> Tensor:
         return torch.bincount(labels_n, values_n.double(), work.num_classes)

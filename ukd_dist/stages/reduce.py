@@ -12,7 +12,6 @@ import functools
 import json
 import operator
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,23 @@ from ukd_dist.cluster import Job
 from ukd_dist.config import Target
 from ukd_dist.data.knowledge import (
     CHECKS,
-    LOGITS,
     MEAN_ENTROPY,
     TARGET,
     common_view,
     logits_name,
-    open_finished,
     write_target,
 )
 from ukd_dist.data.rowarray import ROWS_PER_CHECK, Checks
 from ukd_dist.data.shards import Rows, ShardSet
 from ukd_dist.data.sums import SUMS, find_sums, read_sums
 from ukd_dist.errors import DataError
-from ukd_dist.experiment import TargetMember, digest, resolved
+from ukd_dist.experiment import TargetMember, digest
 from ukd_dist.method.weighting import Weighting
 from ukd_dist.metrics import Recorder
-from ukd_dist.progress import Bar
 from ukd_dist.stages.bases import nearest_base
 from ukd_dist.stages.blocks import Block, Opinion, Work, assemble_block
 from ukd_dist.stages.context import Context
-from ukd_dist.stages.imports import read_imported
+from ukd_dist.stages.fleet import finished_teachers, open_opinions
 from ukd_dist.stages.opinions import Tally, chosen_blocks, describe, tally_block
 
 TARGET_FILE = "train.safetensors"
@@ -75,12 +71,17 @@ def weighting_of(settings: Target) -> Weighting:
 def _reduce_one(context: Context, target: TargetMember) -> None:
     shards = ShardSet(context.run.shards, check=False)
     directory = context.run.target(target.id)
-    inputs = {"shards": shards.digest, **_teacher_digests(context, target, shards.digest)}
+    found = finished_teachers(context, target.teachers, f"target '{target.name}'", shards.digest)
+    digests = {teacher: taught.files[logits_name("train")].sha256 for teacher, taught in found.items()}
+    inputs = {"shards": shards.digest, **digests}
     # Not the selection: two that choose the same teachers are one target.
     settings = target.settings.model_dump(mode="json", exclude={"teachers"})
     if context.finished(directory, "target", settings, inputs):
         return
-    everyone = _opinions(context, target.teachers, target.settings, shards)
+    opened = functools.partial(
+        open_opinions, context.run, shards=shards, out_of_fold=target.settings.rows == "out_of_fold"
+    )
+    everyone = opened(target.teachers)
     _check_taught(target, everyone, shards.rows["train"])
     view, num_views = common_view([opinion.logits for opinion in everyone]), everyone[0].num_views
     weighting = weighting_of(target.settings)
@@ -92,8 +93,8 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
         weighting=weighting,
         num_classes=len(shards.classes),
         num_views=num_views,
-        add=_opinions(context, base.add if base else target.teachers, target.settings, shards),
-        remove=_opinions(context, base.remove if base else (), target.settings, shards),
+        add=opened(base.add if base else target.teachers),
+        remove=opened(base.remove if base else ()),
         sums=directory / SUMS,
         digest=digest(settings, inputs, cluster.keep_sums),
         keep=cluster.keep_sums,
@@ -134,7 +135,7 @@ def _run(
             for b in blocks
             if b.begin not in sums
         ]
-        for begin, path, read_bytes in _values(context, jobs, bar):
+        for begin, path, read_bytes in context.values(jobs, bar):
             sums[begin] = path
             recorder.count("ukd_reduce_logits_bytes_total", read_bytes)
             recorder.write()
@@ -142,16 +143,8 @@ def _run(
             Job(f"compare-{target.id}-{b.begin}", tally_block, (everyone, work, sums[b.begin], b))
             for b in chosen
         ]
-        tallies = list(_values(context, jobs, bar))
+        tallies = list(context.values(jobs, bar))
     return sums, functools.reduce(operator.add, tallies)
-
-
-def _values(context: Context, jobs: list[Job], bar: Bar) -> Iterator[Any]:
-    for outcome in context.cluster.run(jobs):
-        if outcome.error is not None:
-            raise outcome.error
-        bar.advance()
-        yield outcome.value
 
 
 def _write(
@@ -188,38 +181,6 @@ def _keep(context: Context, directory: Path, sums: dict[int, Path]) -> list[str]
         if path not in sums.values():
             path.unlink()
     return [f"{SUMS}/{path.name}" for path in sums.values()]
-
-
-def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dict[str, str]:
-    digests = {}
-    members = {member.id: member for member in context.experiment.teachers}
-    for teacher in target.teachers:
-        directory, way = context.run.teacher(teacher), "train it with `ukd teach`"
-        if teacher in members:
-            settings = resolved(members[teacher].settings)
-            found = manifest.finished(directory, "teacher", settings, {"shards": shards})
-        else:
-            found, way = read_imported(directory, shards), "bring it in with `ukd logits import`"
-        if found is None:
-            raise DataError(
-                f"target '{target.name}' needs teacher {teacher}, which is not finished",
-                expected="every teacher that it selects",
-                action=f"{way}, or take it out of the experiment",
-            )
-        digests[teacher] = found.files[logits_name("train")].sha256
-    return digests
-
-
-def _opinions(
-    context: Context, teachers: tuple[str, ...], settings: Target, shards: ShardSet
-) -> tuple[Opinion, ...]:
-    rows = shards.rows["train"]
-    rows, name, num_classes = shards.rows["train"], logits_name("train"), len(shards.classes)
-    out_of_fold = settings.rows == "out_of_fold"
-    return tuple(
-        Opinion(open_finished(context.run.teacher(t), name, LOGITS, rows, "train", num_classes), out_of_fold)
-        for t in teachers
-    )
 
 
 def _check_taught(target: TargetMember, everyone: tuple[Opinion, ...], rows: Rows) -> None:
