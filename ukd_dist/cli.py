@@ -6,22 +6,26 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ukd_dist.errors import UkdError, file_error
-
-if TYPE_CHECKING:
-    from ukd_dist.stages.evaluate import Result
-    from ukd_dist.stages.summary import Summary
+from ukd_dist.errors import UkdError, UsageError, file_error
+from ukd_dist.printing import (
+    console,
+    findings_table,
+    members_table,
+    print_answer,
+    print_records,
+    print_study,
+    results_table,
+    summary_table,
+)
 
 app = typer.Typer(
     help="Unlimited Knowledge Distillation for action recognition in dark videos.",
@@ -112,7 +116,46 @@ def synth(
                 test_clips=test_clips,
                 on_progress=lambda done, _: bar.update(done),
             )
-        _print({"dest": str(dest), "train": train, "test": test}, as_json)
+        print_answer({"dest": str(dest), "train": train, "test": test}, as_json)
+
+
+@app.command()
+def study(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    offline: Annotated[bool, typer.Option("--offline", help="score targets without a student")] = False,
+    methods: Annotated[str, typer.Option(help="weightings")] = "avg,pkd,gtd,entropy,confidence,best",
+    h: Annotated[str, typer.Option(help="of pkd")] = "0.9,0.95,0.99,0.999",
+    tau: Annotated[str, typer.Option(help="temperatures")] = "1,2,5,10,20",
+    spaces: Annotated[str, typer.Option(help="what is summed")] = "logits,probs",
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="whose teachers and rows are taken; default: everyone")
+    ] = None,
+    in_sample: Annotated[bool, typer.Option("--in-sample", help="score training rows alone")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Which method, h, temperature and space make the best targets, judged on validation rows."""
+    with _answering(debug):
+        from ukd_dist import pipeline
+        from ukd_dist.progress import Progress
+
+        if not offline:
+            raise UsageError(
+                "`ukd study` without --offline",
+                expected="--offline: training students to compare is not there yet",
+                action="give --offline",
+            )
+        asked = {"methods": methods, "h": h, "tau": tau, "spaces": spaces}
+        chosen = {**asked, "target": target, "in_sample": in_sample}
+        done, page = pipeline.study(pipeline.load(experiment, overrides or []), chosen, progress=Progress())
+        if as_json:
+            scores = [asdict(score) for score in done.scores]
+            scope = done.scope.model_dump(mode="json")
+            print_answer({"report": str(page), "scope": scope, "scores": scores}, as_json)
+            return
+        print_study(done)
+        print(f"report: {page}")
 
 
 @app.command()
@@ -124,18 +167,9 @@ def status(root: Root, as_json: Json = False, debug: Debug = False) -> None:
 
         members = read_status(*open_run(root))
         if as_json:
-            _print([asdict(member) for member in members], as_json)
+            print_answer([asdict(member) for member in members], as_json)
             return
-        table = Table(
-            "kind", "id", "state", "epochs", "train top-1", "time", "error", box=None, pad_edge=False
-        )
-        for m in members:
-            epochs = f"{m.epoch}/{m.epochs}" if m.epochs else ""
-            accuracy = f"{m.accuracy:.1%}" if m.accuracy is not None else ""
-            table.add_row(
-                m.kind, m.id, m.state, epochs, accuracy, f"{m.seconds:.0f} s" if m.seconds else "", m.error
-            )
-        _console().print(table)
+        console().print(members_table(members))
 
 
 @app.command()
@@ -145,7 +179,7 @@ def report(root: Root, as_json: Json = False, debug: Debug = False) -> None:
         from ukd_dist.rundir import open_run
         from ukd_dist.stages.report import report as write_report
 
-        _print({"report": str(write_report(*open_run(root)))}, as_json)
+        print_answer({"report": str(write_report(*open_run(root)))}, as_json)
 
 
 @app.command()
@@ -163,7 +197,7 @@ def verify(root: Root, as_json: Json = False, debug: Debug = False) -> None:
                 state = verdict.problem or f"ok, {verdict.files} files, {verdict.bytes} bytes"
                 print(f"{verdict.directory}: {state}", flush=True)
         if as_json:
-            _print([asdict(verdict) for verdict in verdicts], as_json)
+            print_answer([asdict(verdict) for verdict in verdicts], as_json)
         refuse_damage(verdicts)
 
 
@@ -195,7 +229,7 @@ def logits_import(
         experiment = pipeline.load(path, chosen)
         source = Source(file, teacher, trained_on, partial)
         directory = import_logits(experiment, source, replace=replace)
-        _print_records(list(member_logits(directory, "teacher")), as_json)
+        print_records(list(member_logits(directory, "teacher")), as_json)
 
 
 @logits_app.command("list")
@@ -205,7 +239,7 @@ def logits_list(root: Root, as_json: Json = False, debug: Debug = False) -> None
         from ukd_dist.rundir import open_run
         from ukd_dist.stages.listing import list_logits
 
-        _print_records(list_logits(open_run(root)[0]), as_json)
+        print_records(list_logits(open_run(root)[0]), as_json)
 
 
 @app.command()
@@ -216,13 +250,9 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 
         findings = examine()
         if as_json:
-            _print([asdict(finding) for finding in findings], as_json)
+            print_answer([asdict(finding) for finding in findings], as_json)
             return
-        table = Table("", "what", "found", "means", box=None, pad_edge=False)
-        for finding in findings:
-            mark = {"ok": "[green]ok[/]", "note": "[yellow]--[/]", "missing": "[red]no[/]"}[finding.verdict]
-            table.add_row(mark, finding.what, finding.found, finding.means)
-        _console().print(table)
+        console().print(findings_table(findings))
 
 
 def main() -> None:
@@ -244,7 +274,7 @@ def _run(path: Path, overrides: list[str], stages: list[str] | None, replace: bo
     results = results_rows(run, experiment) if evaluated else []
     summaries = read_summary(run, experiment) if evaluated else []
     if as_json:
-        _print(
+        print_answer(
             {
                 "root": str(experiment.root),
                 "report": str(page),
@@ -255,57 +285,11 @@ def _run(path: Path, overrides: list[str], stages: list[str] | None, replace: bo
         )
         return
     if results:
-        _console().print(_results_table(results))
+        console().print(results_table(results))
     if is_telling(summaries):
-        _console().print()
-        _console().print(_summary_table(summaries))
-    _console().print(f"report: {page}")
-
-
-def _print_records(records: Sequence[Any], as_json: bool) -> None:
-    """Print dataclasses of one kind, a line each, however narrow the terminal is."""
-    documents = [asdict(record) for record in records]
-    if as_json:
-        _print(documents, as_json)
-        return
-    names = [name.replace("_", " ") for name in (documents[0] if documents else ())]
-    lines = [names, *([str(value) for value in document.values()] for document in documents)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _results_table(results: Sequence[Result]) -> Table:
-    columns = ("kind", "name", "modality", "seed", "target", "test top-1", "correct")
-    table = Table(*columns, box=None, pad_edge=False)
-    for r in results:
-        correct = f"{r.correct}/{r.clips}"
-        table.add_row(r.kind, r.name, r.modality, str(r.seed), r.target or "-", f"{r.top1:.1%}", correct)
-    return table
-
-
-def _summary_table(summaries: Sequence[Summary]) -> Table:
-    table = Table("kind", "name", "modality", "target", box=None, pad_edge=False)
-    for column in ("runs", "mean %", "deviation", "published %"):
-        table.add_column(column, justify="right")
-    for s in summaries:
-        percents = (s.mean_percent, s.deviation_percent, s.published_percent)
-        figures = ("-" if percent is None else f"{percent:.1f}" for percent in percents)
-        name = f"{s.name} ({s.note})" if s.note else s.name
-        table.add_row(s.kind, name, s.modality, s.target or "-", str(s.runs), *figures)
-    return table
-
-
-def _print(value: object, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(value, indent=1))
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            print(f"{key}: {item}")
-
-
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+        console().print()
+        console().print(summary_table(summaries))
+    console().print(f"report: {page}")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ukd_dist import experiment as experiments
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.sources import read_source
 from ukd_dist.errors import BusyError, MismatchError, UkdError, UsageError
+from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.metrics import Committed, exporting
 from ukd_dist.models.catalogue import check
@@ -28,6 +29,8 @@ from ukd_dist.stages.evaluate import evaluate
 from ukd_dist.stages.reduce import reduce
 from ukd_dist.stages.report import report
 from ukd_dist.stages.shard import shard
+from ukd_dist.stages.studied import Scope, Study
+from ukd_dist.stages.study import study as score_targets
 from ukd_dist.stages.teach import teach
 from ukd_dist.status import committed_metrics
 
@@ -95,6 +98,29 @@ def run(
         report(RunDirectory(experiment.root), experiment)
         raise
     return report(RunDirectory(experiment.root), experiment)
+
+
+def study(experiment: Experiment, scope: Mapping[str, object], *, progress: Progress) -> tuple[Study, Path]:
+    """Score ways of making targets by the teachers' logits alone, and write the report.
+
+    Args:
+        experiment: Whose teachers.
+        scope: The fields of `studied.Scope`.
+        progress: Who is told.
+
+    Returns:
+        The study, and the report's page.
+
+    Raises:
+        UkdError: What stopped it.
+    """
+    wanted = validate(Scope, dict(scope), "ukd study", ())
+    with (
+        coordinating(experiment) as directory,
+        _working(directory, experiment, progress, replace=False) as work,
+    ):
+        done = score_targets(work, wanted)
+    return done, report(directory, experiment)
 
 
 @contextmanager

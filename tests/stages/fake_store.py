@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 from ukd_dist import manifest
 from ukd_dist.config import Encoding
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
-from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, samples_csv, shard_name, write_shard
-from ukd_dist.experiment import Experiment, parse, resolved
+from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, SplitName, samples_csv, shard_name, write_shard
+from ukd_dist.experiment import Experiment, TeacherMember, parse, resolved
 from ukd_dist.rundir import RunDirectory
 
 EXPERIMENT = """
@@ -40,11 +40,15 @@ class Store:
         root: The run directory.
         logits_knc: The teachers' training logits by seed, float32 `[K, n, C]`.
         labels_n: int64 `[n]`.
+        validation_kmc: As `logits_knc`, of the validation rows.
+        validation_labels_m: int64 `[m]`.
     """
 
     root: Path
     logits_knc: Tensor
     labels_n: Tensor
+    validation_kmc: Tensor = field(default_factory=lambda: torch.empty(0))
+    validation_labels_m: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def experiment(self, targets: str, teachers: int | None = None, reduce_rows: int = 16) -> Experiment:
         """An experiment over the first so many of the teachers."""
@@ -53,41 +57,63 @@ class Store:
         return parse(text, "test", [])
 
 
-def build(root: Path, teachers: int, rows: int, classes: int, trained_on: Tensor | None = None) -> Store:
-    """Write shards and teachers; `trained_on` bool `[K, n]`, by default everywhere."""
+def build(
+    root: Path,
+    teachers: int,
+    rows: int,
+    classes: int,
+    trained_on: Tensor | None = None,
+    validation: int = 0,
+) -> Store:
+    """Write shards and teachers; `trained_on` is bool `[K, n]`, by default everywhere."""
     generator = torch.Generator().manual_seed(0)
     logits_knc = torch.randn(teachers, rows, classes, generator=generator) * 4
     labels_n = torch.randint(classes, (rows,), generator=generator)
-    store = Store(root, logits_knc, labels_n)
-    shards = _shard(RunDirectory(root).shards, labels_n, classes)
+    validation_kmc = torch.randn(teachers, validation, classes, generator=generator) * 4
+    validation_labels_m = torch.randint(classes, (validation,), generator=generator)
+    store = Store(root, logits_knc, labels_n, validation_kmc, validation_labels_m)
+    shards = _shard(
+        RunDirectory(root).shards, {"train": labels_n, "validation": validation_labels_m}, classes
+    )
     for k, member in enumerate(store.experiment("{avg: {method: avg}}").teachers):
-        directory = RunDirectory(root).teacher(member.id)
         seen_n = torch.ones(rows, dtype=torch.bool) if trained_on is None else trained_on[k]
-        checks = write_logits(
-            logits_path(directory, "train"),
-            logits_knc[k],
-            shards.rows["train"],
-            "train",
-            view="centre",
-            trained_on=seen_n,
-        )
-        inputs, name = {"shards": shards.digest}, logits_name("train")
-        summary = {CHECKS: {name: checks}}
-        manifest.commit(directory, "teacher", resolved(member.settings), inputs, [name], summary)
+        said: dict[SplitName, tuple[Tensor, Tensor]] = {"train": (logits_knc[k], seen_n)}
+        if validation:
+            said["validation"] = validation_kmc[k], torch.zeros(validation, dtype=torch.bool)
+        teach(RunDirectory(root).teacher(member.id), member, shards, said)
     return store
 
 
-def _shard(directory: Path, labels_n: Tensor, num_classes: int) -> ShardSet:
-    names = [f"class{c}" for c in range(num_classes)]
-    samples = [
-        Sample("train", row, f"video-{row:06d}", label, names[label], "1", 30, 30.0, 64, 48)
-        for row, label in enumerate(labels_n.tolist())
-    ]
-    tar = shard_name("train", 0)
-    write_shard(directory / tar, [(sample, {"rgb.webm": b"no video"}) for sample in samples])
+def teach(
+    directory: Path, member: TeacherMember, shards: ShardSet, said: dict[SplitName, tuple[Tensor, Tensor]]
+) -> None:
+    """Write a finished teacher: of each split its logits, and which rows it was trained on."""
+    checks = {
+        logits_name(split): write_logits(
+            logits_path(directory, split), logits, shards.rows[split], split, view="centre", trained_on=seen_n
+        )
+        for split, (logits, seen_n) in said.items()
+    }
+    inputs, settings = {"shards": shards.digest}, resolved(member.settings)
+    manifest.commit(directory, "teacher", settings, inputs, checks, {CHECKS: checks})
+
+
+def _shard(directory: Path, labels: dict[SplitName, Tensor], num_classes: int) -> ShardSet:
+    names, samples, files = [f"class{c}" for c in range(num_classes)], [], [SAMPLES]
+    for split, labels_n in labels.items():
+        of_split = [
+            Sample(split, row, f"{split}-{row:06d}", label, names[label], "1", 30, 30.0, 64, 48)
+            for row, label in enumerate(labels_n.tolist())
+        ]
+        if of_split:
+            tar = shard_name(split, 0)
+            write_shard(directory / tar, [(sample, {"rgb.webm": b"no video"}) for sample in of_split])
+            files += [tar, Path(tar).with_suffix(".idx").name]
+            samples += of_split
     manifest.write_atomically(directory / SAMPLES, samples_csv(samples))
     settings = {"classes": names, "encoding": Encoding().model_dump(mode="json")}
-    files = [SAMPLES, tar, Path(tar).with_suffix(".idx").name]
-    counts = {"samples": {"train": len(samples), "test": 0}, "rejected": {}}
-    manifest.commit(directory, "shards", settings, {}, files, counts)
+    counts = {split: len(labels_n) for split, labels_n in labels.items() if len(labels_n)}
+    manifest.commit(
+        directory, "shards", settings, {}, files, {"samples": counts | {"test": 0}, "rejected": {}}
+    )
     return ShardSet(directory)

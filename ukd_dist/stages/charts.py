@@ -7,7 +7,7 @@ print, it stays small, and the same numbers give the same bytes. Figures for pap
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -85,21 +85,30 @@ def style(index: int, *, neutral: bool = False) -> str:
 
 
 def line_chart(
-    title: str, curves: Sequence[Curve], *, percent: bool = False, reference: float | None = None
+    title: str,
+    curves: Sequence[Curve],
+    *,
+    percent: bool = False,
+    reference: float | None = None,
+    over: str = "epoch",
+    marks: Sequence[str] = (),
 ) -> Markup:
-    """Values over epochs.
+    """Values over epochs, or over a few settings at equal distances.
 
     Args:
         title: What the vertical axis shows, with its unit.
         curves: Each with at least one value.
         percent: Values are shares, shown from 0 to 100.
         reference: Where a dashed line is drawn across.
+        over: What the horizontal axis shows.
+        marks: What stands under each value; by default the numbers of epochs.
     """
     epochs = max(len(run) for curve in curves for run in curve.runs)
     y = SHARE if percent else Scale.over(v for curve in curves for run in curve.runs for v in run)
     svg = ElementTree.Element("svg", {"class": "chart", "viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img"})
-    ElementTree.SubElement(svg, "title").text = f"{title}, by epoch"
-    _axes(svg, title, y, epochs, 100 if percent else 1)
+    ElementTree.SubElement(svg, "title").text = f"{title}, by {over}"
+    _axes(svg, title, y, 100 if percent else 1)
+    _marks(svg, over, dict(enumerate(marks, start=1)) or _epoch_marks(epochs), epochs)
     if reference is not None:
         _line(svg, "ref", [(_LEFT, _y(y, reference)), (_WIDTH - _RIGHT, _y(y, reference))])
     for curve in curves:
@@ -110,15 +119,22 @@ def line_chart(
     return Markup(ElementTree.tostring(svg, encoding="unicode"))  # ElementTree has escaped
 
 
-def _axes(svg: ElementTree.Element, title: str, y: Scale, epochs: int, factor: int) -> None:
+def _axes(svg: ElementTree.Element, title: str, y: Scale, factor: int) -> None:
     _text(svg, 0, 12, title, "axis")
     for tick in y.ticks:
         _line(svg, "grid", [(_LEFT, _y(y, tick)), (_WIDTH - _RIGHT, _y(y, tick))])
         _text(svg, _LEFT - 6, _y(y, tick) + 4, f"{tick * factor:g}", "tick end")
+
+
+def _epoch_marks(epochs: int) -> dict[int, str]:
     step = math.ceil(epochs / 10)
-    for epoch in sorted({1, *range(step, epochs + 1, step)}):
-        _text(svg, _x(epoch, epochs), _HEIGHT - _BOTTOM + 16, str(epoch), "tick middle")
-    _text(svg, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, "epoch", "axis middle")
+    return {epoch: str(epoch) for epoch in sorted({1, *range(step, epochs + 1, step)})}
+
+
+def _marks(svg: ElementTree.Element, over: str, marks: Mapping[int, str], places: int) -> None:
+    for place, mark in marks.items():
+        _text(svg, _x(place, places), _HEIGHT - _BOTTOM + 16, mark, "tick middle")
+    _text(svg, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, over, "axis middle")
 
 
 def _points(values: Sequence[float], y: Scale, epochs: int) -> list[tuple[float, float]]:

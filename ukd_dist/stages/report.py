@@ -23,6 +23,7 @@ from ukd_dist.stages.charts import SHARE, Curve, Scale, line_chart, style
 from ukd_dist.stages.evaluate import Result
 from ukd_dist.stages.findings import Group, Member, compare, costs, flat, read_fusions, read_groups
 from ukd_dist.stages.provenance import read_origins, write_origins
+from ukd_dist.stages.studied import Study, read_study
 from ukd_dist.stages.summary import is_telling, summarise, write_summary
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
 from ukd_dist.training.loop import Epoch
@@ -71,6 +72,7 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
     chance = 1 / len(classes) if classes else None
     comparisons = compare(students)
     summaries = summarise([*groups, *fusions], experiment.evaluate.published)
+    study = read_study(run, experiment)
     return {
         "version": __version__,
         "experiment": experiment,
@@ -90,6 +92,8 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
         "summaries": summaries,
         "telling": is_telling(summaries),
         "origins": read_origins(run, experiment),
+        "study": study,
+        "study_charts": _study_charts(study) if study else [],
         "target_states": {status.id: status.state for status in statuses if status.kind == "target"},
         "costs": [
             ("s", "seconds an epoch", costs(students, _median_seconds)),
@@ -161,3 +165,19 @@ def _curves(groups: Sequence[Group], chance: float | None) -> tuple[list[Curve],
             line_chart("part of it: τ² KL to the target", divergence),
         ]
     return legend, charts
+
+
+def _study_charts(study: Study) -> list[tuple[list[Curve], Markup]]:
+    """For each space the legend and a chart of NLL over tau, each method at its best h."""
+    taus, charts = sorted(study.scope.tau), []
+    for space in study.scope.spaces:
+        leaders = [score for score, _ in study.leaders if score.space == space]
+        curves = [
+            Curve(score.method, style(study.scope.methods.index(score.method)), [study.over_tau(score)])
+            for score in leaders
+        ]
+        if curves and len(taus) > 1:
+            title = f"negative log-likelihood, nats ({space})"
+            chart = line_chart(title, curves, over="temperature", marks=[f"{tau:g}" for tau in taus])
+            charts.append((curves, chart))
+    return charts

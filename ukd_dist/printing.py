@@ -1,0 +1,107 @@
+"""What `ukd` prints on stdout: JSON, lines of words, and tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ukd_dist.doctor import Finding
+    from ukd_dist.stages.evaluate import Result
+    from ukd_dist.stages.studied import Study
+    from ukd_dist.stages.summary import Summary
+    from ukd_dist.status import MemberStatus
+
+
+def print_records(records: Sequence[Any], as_json: bool) -> None:
+    """Print dataclasses of one kind, a line each, however narrow the terminal is."""
+    documents = [asdict(record) for record in records]
+    if as_json:
+        print_answer(documents, as_json)
+        return
+    names = [name.replace("_", " ") for name in (documents[0] if documents else ())]
+    _print_aligned([names, *([str(value) for value in document.values()] for document in documents)])
+
+
+def print_study(study: Study) -> None:
+    """Print a line of each score of an offline study, however narrow the terminal is."""
+    lines = [["method", "h", "tau", "space", "weights", "rows", "top-1", "NLL", "ECE", "entropy"]]
+    for s in study.scores:
+        h = "-" if s.h is None else f"{s.h:g}"
+        figures = (f"{s.top1:.1%}", f"{s.nll:.3f}", f"{s.ece:.3f}", f"{s.entropy:.3f}")
+        lines.append([s.method, h, f"{s.tau:g}", s.space, s.weights, f"{s.num_rows} {s.rows}", *figures])
+    _print_aligned(lines, right=(1, 2, 6, 7, 8, 9))
+
+
+def _print_aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Print columns as wide as their widest word; those numbered in `right` end at their right edge."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            word.rjust(width) if column in right else word.ljust(width)
+            for column, (word, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def members_table(members: Sequence[MemberStatus]) -> Table:
+    """A line of each member's progress."""
+    columns = ("kind", "id", "state", "epochs", "train top-1", "time", "error")
+    table = Table(*columns, box=None, pad_edge=False)
+    for m in members:
+        epochs = f"{m.epoch}/{m.epochs}" if m.epochs else ""
+        accuracy = f"{m.accuracy:.1%}" if m.accuracy is not None else ""
+        seconds = f"{m.seconds:.0f} s" if m.seconds else ""
+        table.add_row(m.kind, m.id, m.state, epochs, accuracy, seconds, m.error)
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """A line of each thing that a machine has or lacks."""
+    table = Table("", "what", "found", "means", box=None, pad_edge=False)
+    for finding in findings:
+        mark = {"ok": "[green]ok[/]", "note": "[yellow]--[/]", "missing": "[red]no[/]"}[finding.verdict]
+        table.add_row(mark, finding.what, finding.found, finding.means)
+    return table
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """A line of each member that was evaluated."""
+    columns = ("kind", "name", "modality", "seed", "target", "test top-1", "correct")
+    table = Table(*columns, box=None, pad_edge=False)
+    for r in results:
+        correct = f"{r.correct}/{r.clips}"
+        table.add_row(r.kind, r.name, r.modality, str(r.seed), r.target or "-", f"{r.top1:.1%}", correct)
+    return table
+
+
+def summary_table(summaries: Sequence[Summary]) -> Table:
+    """A line of each summary over repeats."""
+    table = Table("kind", "name", "modality", "target", box=None, pad_edge=False)
+    for column in ("runs", "mean %", "deviation", "published %"):
+        table.add_column(column, justify="right")
+    for s in summaries:
+        percents = (s.mean_percent, s.deviation_percent, s.published_percent)
+        figures = ("-" if percent is None else f"{percent:.1f}" for percent in percents)
+        name = f"{s.name} ({s.note})" if s.note else s.name
+        table.add_row(s.kind, name, s.modality, s.target or "-", str(s.runs), *figures)
+    return table
+
+
+def print_answer(value: object, as_json: bool) -> None:
+    """Print a value as JSON, or a mapping as lines; of other values nothing but JSON is printed."""
+    if as_json:
+        print(json.dumps(value, indent=1))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            print(f"{key}: {item}")
+
+
+def console() -> Console:
+    """Where tables go, however narrow the terminal is."""
+    return Console(highlight=False, soft_wrap=True)
