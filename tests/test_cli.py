@@ -275,6 +275,34 @@ def test_an_unknown_network_is_told_the_known_ones(here: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "`ukd study` without --offline; expected --offline: training students to compare is not there"),
+        (["--offline", "--tau", "1,x"], "ukd study: tau[1] is 'x'; expected a valid number"),
+        (["--offline", "--tau", "0"], "ukd study: tau[0] is '0'; expected greater than 0"),
+        (["--offline", "--h", "1.0"], "ukd study: h[0] is '1.0'; expected less than 1"),
+        (
+            ["--offline", "--methods", "avg,pdk"],
+            "ukd study: methods[1] is 'pdk'; expected 'pkd', 'gtd', 'avg'",
+        ),
+        (["--offline", "--spaces", ""], "ukd study: spaces[0] is ''; expected 'logits' or 'probs'"),
+    ],
+)
+def test_a_study_of_nothing_that_there_is_makes_nothing(
+    here: Path, arguments: list[str], problem: str
+) -> None:
+    assert told(invoke("study", "study.yaml", *arguments), exit_code=2).startswith(problem)
+    assert not Path("run").exists()
+
+
+def test_a_study_before_its_shards_says_which_command_makes_them(here: Path) -> None:
+    line = told(invoke("study", "study.yaml", "--offline"), exit_code=2)
+    assert line.endswith(
+        "run/shards holds no finished shards; expected a manifest; make them with `ukd shard`"
+    )
+
+
 def test_the_demo_refuses_a_wrong_override(here: Path) -> None:
     line = told(invoke("demo", "--root", "demo", "teachers.defaults.epoch=1"), exit_code=2)
     assert "teachers.defaults: unknown key 'epoch'" in line

@@ -30,12 +30,20 @@ def print_records(records: Sequence[Any], as_json: bool) -> None:
 
 def print_study(study: Study) -> None:
     """Print a line of each score of an offline study, however narrow the terminal is."""
-    lines = [["method", "h", "tau", "space", "weights", "rows", "top-1", "NLL", "ECE", "entropy"]]
+    names = ["method", "h", "tau", "space", "weights", "rows", "top-1", "NLL", "ECE", "entropy"]
+    lines, rows = [names], study.scores[0].rows
     for s in study.scores:
+        if s.rows != rows:
+            lines.append([""] * len(names))
+            rows = s.rows
         h = "-" if s.h is None else f"{s.h:g}"
         figures = (f"{s.top1:.1%}", f"{s.nll:.3f}", f"{s.ece:.3f}", f"{s.entropy:.3f}")
         lines.append([s.method, h, f"{s.tau:g}", s.space, s.weights, f"{s.num_rows} {s.rows}", *figures])
     _print_aligned(lines, right=(1, 2, 6, 7, 8, 9))
+    teachers = study.scores[0].teachers
+    print(
+        f"\nteachers: {teachers}; NLL and entropy in nats; weights of 'labels' know the row's own: an oracle"
+    )
 
 
 def _print_aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:

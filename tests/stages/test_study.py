@@ -184,9 +184,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 @pytest.mark.cluster
 def test_the_command_prints_a_line_of_each_score(told: Told) -> None:
-    header, *lines, last = told.result.stdout.splitlines()
+    table, notes = told.result.stdout.rsplit("\n\n", 1)
+    header, *lines = filter(None, table.splitlines())
+    counted, last = notes.splitlines()
     assert " ".join(header.split()) == "method h tau space weights rows top-1 NLL ECE entropy"
     assert last == f"report: {told.run.report}/index.html"
+    assert counted.startswith("teachers: 3; ")
     assert len(lines) == 2 * (2 + 4) * 2
     validation, training = lines[:12], lines[12:]
     assert all("12 validation" in line for line in validation)

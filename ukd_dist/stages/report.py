@@ -93,7 +93,7 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
         "telling": is_telling(summaries),
         "origins": read_origins(run, experiment),
         "study": study,
-        "study_charts": _study_charts(study) if study else [],
+        "study_curves": _study_charts(study) if study else ([], []),
         "target_states": {status.id: status.state for status in statuses if status.kind == "target"},
         "costs": [
             ("s", "seconds an epoch", costs(students, _median_seconds)),
@@ -167,17 +167,18 @@ def _curves(groups: Sequence[Group], chance: float | None) -> tuple[list[Curve],
     return legend, charts
 
 
-def _study_charts(study: Study) -> list[tuple[list[Curve], Markup]]:
-    """For each space the legend and a chart of NLL over tau, each method at its best h."""
+def _study_charts(study: Study) -> tuple[list[Curve], list[Markup]]:
+    """The legend, and for each space a chart of NLL over tau, each method at its best h."""
     taus, charts = sorted(study.scope.tau), []
+    legend: dict[str, Curve] = {}
     for space in study.scope.spaces:
-        leaders = [score for score, _ in study.leaders if score.space == space]
         curves = [
             Curve(score.method, style(study.scope.methods.index(score.method)), [study.over_tau(score)])
-            for score in leaders
+            for score, _ in study.leaders
+            if score.space == space
         ]
         if curves and len(taus) > 1:
             title = f"negative log-likelihood, nats ({space})"
-            chart = line_chart(title, curves, over="temperature", marks=[f"{tau:g}" for tau in taus])
-            charts.append((curves, chart))
-    return charts
+            charts.append(line_chart(title, curves, over="temperature", marks=[f"{tau:g}" for tau in taus]))
+            legend |= {curve.label: curve for curve in curves}
+    return list(legend.values()), charts

@@ -27,10 +27,10 @@ STUDY, STUDY_CSV = "study.json", "study.csv"
 class Scope(Settings):
     """What is scored; lists may be given as text, comma-separated."""
 
-    methods: tuple[Method, ...] = Field(min_length=1, description="weightings")
-    h: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(min_length=1, description="of pkd")
-    tau: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, description="temperatures")
-    spaces: tuple[Space, ...] = Field(min_length=1, description="what is summed")
+    methods: tuple[Method, ...] = Field(description="weightings")
+    h: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(description="of pkd")
+    tau: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="temperatures")
+    spaces: tuple[Space, ...] = Field(description="what is summed")
     target: str | None = Field(None, description="name of the target whose teachers and rows are taken")
     in_sample: bool = Field(False, description="score training rows alone")
 
