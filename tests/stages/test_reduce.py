@@ -226,7 +226,7 @@ def test_rows_that_every_teacher_was_trained_on_are_counted_and_numbered(
     store = fake_store.build(tmp_path / "run", 2, ROWS, CLASSES, trained_on)
 
     message = (
-        "target 'oof' has no teacher for 3 of 50 videos: video-000020, video-000021, video-000022; "
+        "target 'oof' has no teacher for 3 of 50 videos: train-000020, train-000021, train-000022; "
         "expected for each video a teacher that speaks of it and was not trained on it; add"
     )
     with pytest.raises(DataError, match=message):
@@ -253,7 +253,7 @@ def cut_off(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 3)
 
 
-def write_other(rows: int = ROWS, classes: int = CLASSES, prefix: str = "video") -> Callable[[Path], None]:
+def write_other(rows: int = ROWS, classes: int = CLASSES, prefix: str = "train") -> Callable[[Path], None]:
     """Logits that are whole, with their checks in the manifest, but not of these rows and classes."""
 
     def replace(path: Path) -> None:
