@@ -18,11 +18,10 @@ from ukd_dist.rundir import RunDirectory
 EXPERIMENT = """
 name: store
 root: {root}
-data: {{source: synthetic}}
+data: {{source: synthetic, folds: {folds}}}
 teachers:
   defaults: {{arch: slowfast_tiny, modality: rgb, clip: {{frames: 16, size: 64, short_side: [64, 80]}}}}
-  fleet:
-    - {{grid: {{seed: {seeds}}}}}
+  fleet: {fleet}
 targets: {targets}
 students:
   defaults: {{arch: slowfast_tiny, modality: rgb, clip: {{frames: 16, size: 64, short_side: [64, 80]}}}}
@@ -42,6 +41,7 @@ class Store:
         labels_n: int64 `[n]`.
         validation_kmc: As `logits_knc`, of the validation rows.
         validation_labels_m: int64 `[m]`.
+        folds: Whether the k-th teacher leaves out the k-th fold; else they differ by their seed alone.
     """
 
     root: Path
@@ -49,11 +49,19 @@ class Store:
     labels_n: Tensor
     validation_kmc: Tensor = field(default_factory=lambda: torch.empty(0))
     validation_labels_m: Tensor = field(default_factory=lambda: torch.empty(0))
+    folds: bool = False
 
     def experiment(self, targets: str, teachers: int | None = None, reduce_rows: int = 16) -> Experiment:
         """An experiment over the first so many of the teachers."""
-        seeds = list(range(len(self.logits_knc) if teachers is None else teachers))
-        text = EXPERIMENT.format(root=self.root, seeds=seeds, targets=targets, reduce_rows=reduce_rows)
+        every = len(self.logits_knc)
+        numbers = range(every if teachers is None else teachers)
+        text = EXPERIMENT.format(
+            root=self.root,
+            folds=f"{{count: {every}}}" if self.folds else "null",
+            fleet=[{"seed": k, "fold": k} if self.folds else {"seed": k} for k in numbers],
+            targets=targets,
+            reduce_rows=reduce_rows,
+        )
         return parse(text, "test", [])
 
 
@@ -65,13 +73,14 @@ def build(
     trained_on: Tensor | None = None,
     validation: int = 0,
 ) -> Store:
-    """Write shards and teachers; `trained_on` is bool `[K, n]`, by default everywhere."""
+    """Write shards and teachers; `trained_on`, bool `[K, n]`, makes them of folds; by default everywhere."""
     generator = torch.Generator().manual_seed(0)
     logits_knc = torch.randn(teachers, rows, classes, generator=generator) * 4
     labels_n = torch.randint(classes, (rows,), generator=generator)
     validation_kmc = torch.randn(teachers, validation, classes, generator=generator) * 4
     validation_labels_m = torch.randint(classes, (validation,), generator=generator)
-    store = Store(root, logits_knc, labels_n, validation_kmc, validation_labels_m)
+    folds = trained_on is not None
+    store = Store(root, logits_knc, labels_n, validation_kmc, validation_labels_m, folds)
     shards = _shard(
         RunDirectory(root).shards, {"train": labels_n, "validation": validation_labels_m}, classes
     )

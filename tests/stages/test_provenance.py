@@ -38,8 +38,12 @@ from ukd_dist.stages.provenance import (
 )
 from ukd_dist.stages.reduce import OPINIONS, weighting_of
 
-FOLDS = "  folds: {{method: pkd, rows: out_of_fold}}\nstudents:\n"
+FOLDS = "  folds: {{method: pkd, rows: out_of_fold, teachers: {{fold: [0, 1]}}}}\nstudents:\n"
 MANY = fake_run.EXPERIMENT.replace("[rgb, flow]}}}}", "[rgb, flow], seed: [0, 1, 2, 3, 4, 5, 6]}}}}")
+
+
+def with_folds(text: str, count: int) -> str:
+    return text.replace("source: synthetic\n", f"source: synthetic\n  folds: {{{{count: {count}}}}}\n")
 
 
 def origin(run: RunDirectory, experiment: Experiment, name: str) -> Origin:
@@ -76,7 +80,8 @@ def test_the_page_says_how_a_target_was_made(root: Path) -> None:
 
 
 def test_in_sample_accuracy_is_told_from_that_of_a_target_out_of_fold(tmp_path: Path) -> None:
-    text = fake_run.EXPERIMENT.replace("students:\n", FOLDS, 1)
+    text = with_folds(fake_run.EXPERIMENT.replace("students:\n", FOLDS, 1), 2)
+    text = text.replace("[rgb, flow]}}}}", "[rgb, flow], fold: [null, 0, 1]}}}}")
     run = fake_run.build(tmp_path, text)
     rows = page_of(tmp_path, text).sections["targets"]
     heads = [row for row in rows if row and row[0] == "teacher"]
@@ -86,7 +91,8 @@ def test_in_sample_accuracy_is_told_from_that_of_a_target_out_of_fold(tmp_path: 
         (False, True),
     ]
     entries = opinions(run, fake_run.experiment(tmp_path, text), "folds")["teachers"]
-    assert [row[2] for row in rows[-4:]] == [str(entry["heard"]) for entry in entries]
+    assert len(entries) == 8
+    assert [row[2] for row in rows[-8:]] == [str(entry["heard"]) for entry in entries]
 
 
 def test_a_single_teacher_has_no_table_of_classes(tmp_path: Path) -> None:
@@ -181,7 +187,8 @@ def test_of_many_teachers_the_page_shows_the_most_heard(tmp_path: Path) -> None:
 
 
 def test_accuracy_of_several_is_weighed_by_the_rows_that_each_is_heard_on(tmp_path: Path) -> None:
-    text = MANY.replace("method: pkd", "method: pkd, rows: out_of_fold")
+    text = with_folds(MANY.replace("flow], seed: [", "flow], fold: ["), 7)
+    text = text.replace("method: pkd", "method: pkd, rows: out_of_fold")
     run, experiment = fake_run.build(tmp_path, text), fake_run.experiment(tmp_path, text)
     first, *_ = origin(run, experiment, "ukd").panels[0].voices
     own = opinions(run, experiment, "ukd")["teachers"][:7]

@@ -74,15 +74,6 @@ def run(cluster: RayCluster, experiment: Experiment) -> list[Path]:
     return [directory.target(target.id) for target in experiment.targets]
 
 
-def out_of_fold(store: Store, method: str) -> Experiment:
-    """A target out of fold; the store's teachers say in their logits what they were trained on."""
-    experiment = store.experiment(targets(method))
-    (member,) = experiment.targets
-    settings = member.settings.model_copy(update={"rows": "out_of_fold"})
-    oof = dataclasses.replace(member, name="oof", settings=settings)
-    return dataclasses.replace(experiment, targets=(oof,))
-
-
 def content(directory: Path) -> bytes:
     return (directory / TARGET_FILE).read_bytes()
 
@@ -204,7 +195,8 @@ def test_no_row_is_taught_by_a_teacher_that_was_trained_on_it(
     trained_on[0, 1] = False  # row 1 has two teachers
     store = fake_store.build(tmp_path / "run", TEACHERS, ROWS, CLASSES, trained_on)
 
-    (directory,) = run(cluster, out_of_fold(store, method))
+    text = METHODS[method].replace("}", ", rows: out_of_fold}")
+    (directory,) = run(cluster, store.experiment(f"{{oof: {text}}}"))
 
     found = load_file(directory / TARGET_FILE)["target"].numpy()
     for row in range(ROWS):
@@ -230,7 +222,7 @@ def test_rows_that_every_teacher_was_trained_on_are_counted_and_numbered(
         "expected for each video a teacher that speaks of it and was not trained on it; add"
     )
     with pytest.raises(DataError, match=message):
-        run(cluster, out_of_fold(store, "pkd"))
+        run(cluster, store.experiment("{oof: {method: pkd, rows: out_of_fold}}"))
 
     assert not (store.root / "targets").exists()
 

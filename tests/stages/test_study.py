@@ -63,7 +63,7 @@ def refusal(experiment: Experiment, **scope: Any) -> UkdError:
 
 def test_without_validation_rows_the_setting_and_the_way_out_are_named(tmp_path: Path) -> None:
     store = fake_store.build(tmp_path / "run", 2, ROWS, CLASSES)
-    error = refusal(store.experiment(TARGETS))
+    error = refusal(store.experiment("{ukd: {method: pkd}}"))
     assert isinstance(error, UsageError)
     assert str(error) == (
         f"{store.root}/shards holds no validation rows; expected data.validation, a share of the training "
