@@ -138,6 +138,16 @@ class Validation(Settings):
     seed: int = Field(0, ge=0, description="seed of the choice")
 
 
+class FolderSplit(Settings):
+    """Which videos of `source: folder` are its test split."""
+
+    test: float = Field(gt=0, lt=1, description="share of the videos that is the test split")
+    by: Literal["group", "random"] = Field(
+        "group", description="group: whole recording groups; random: of each class the same share"
+    )
+    seed: int = Field(0, ge=0, description="seed of the choice")
+
+
 class Folds(Settings):
     """Parts of the training rows, of which a teacher may leave one out: the same parts for every teacher."""
 

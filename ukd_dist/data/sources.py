@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ukd_dist.config import Data, Validation
 from ukd_dist.data.folds import assign_folds
-from ukd_dist.data.validation import choose_validation
+from ukd_dist.data.holdout import choose_validation
 from ukd_dist.errors import DataError, UsageError
 
 MAX_KEY_BYTES = 80  # a USTAR member name holds 100 bytes, the component's extension included

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ukd_dist.config import Validation
-from ukd_dist.data.validation import choose_validation
+from ukd_dist.data.holdout import choose_validation
 from ukd_dist.errors import UsageError
 
 CLASSES = ("Drink", "Jump", "Walk")
@@ -86,7 +86,7 @@ def test_a_class_of_one_group_is_named() -> None:
     assert message == (
         "data.validation leaves class 'Jump' without validation videos: 0 of its 4 are held out, since its "
         "recording groups cannot be parted; expected training and validation videos of each class; "
-        "change data.validation.share or seed, or set by: random, or list more videos of the class"
+        "change data.validation.share or seed, or set by: random, or give more videos of the class"
     )
 
 
@@ -114,5 +114,6 @@ def test_a_share_that_gives_nothing_is_refused() -> None:
 def test_videos_without_groups_cannot_be_held_out_by_group() -> None:
     assert refusal([0, 1, 2, 0], ["1", "", "", "2"], share=0.5) == (
         "data.validation.by is group, but 2 of 4 training videos carry no group; expected names with a "
-        "recording group, for example Walk_3_12.mp4; set data.validation.by: random, or rename the videos"
+        "recording group, for example Walk_3_12.mp4; set data.validation.by: random, rename the videos, "
+        "or (source: folder or csv) give data.group_pattern"
     )
