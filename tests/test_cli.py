@@ -356,8 +356,10 @@ def sharding() -> str:
 def test_a_listed_video_that_is_missing_is_named_with_its_line(here: Path) -> None:
     add_line("train", "2\t0\tWalk/Walk_9_9.mp4")
     assert sharding() == (
-        f"{here}/lists/train.txt:3: video {here}/videos/Walk/Walk_9_9.mp4 is missing; "
-        "expected it or Walk_9_9.avi; correct data.videos or the list"
+        f"1 of 5 listed videos are missing in {here}/videos, "
+        f"first Walk/Walk_9_9.mp4 ({here}/lists/train.txt:3); "
+        "expected every listed video, .avi and .mp4 being taken for each other; "
+        "correct data.videos or the list"
     )
 
 
@@ -367,7 +369,8 @@ def test_a_video_under_the_other_extension_is_found(here: Path) -> None:
     add_line("train", "3\t0\tWalk/Walk_9_9.avi")
     add_video("Walk/Walk_1_1.mp4")
     assert sharding().startswith(
-        f"{here}/lists/train.txt:4: video {here}/videos/Walk/Walk_9_9.avi is missing"
+        f"1 of 6 listed videos are missing in {here}/videos, "
+        f"first Walk/Walk_9_9.avi ({here}/lists/train.txt:4)"
     )
 
 
@@ -410,7 +413,7 @@ def test_a_video_in_both_splits_is_named(here: Path) -> None:
 
 def test_an_empty_list_is_named(here: Path) -> None:
     Path("lists/test.txt").write_text("\n")
-    assert sharding().startswith(f"{here}/lists/test.txt lists no video; expected index<TAB>label<TAB>path")
+    assert sharding().startswith(f"{here}/lists/test.txt lists no video; expected one on each line")
 
 
 @pytest.mark.parametrize(
@@ -418,7 +421,7 @@ def test_an_empty_list_is_named(here: Path) -> None:
     [
         (
             "data.videos=nowhere",
-            "data.videos {here}/nowhere is no folder; expected the folder with ARID's classes; correct",
+            "data.videos {here}/nowhere is no folder; expected the folder with the classes' folders; correct",
         ),
         (
             "data.splits.split0.train=nowhere.txt",

@@ -46,6 +46,7 @@ students:
     - {name: baseline, targets: none}
     - {name: ukd, targets: ukd, temperature: 20}
 """
+FOLDER = ("data.source=folder", "data.splits={}", "data.split={test: 0.3}")
 NO_VIDEOS = ("data.source=synthetic", "data.videos=null", "data.splits={}")
 
 
@@ -140,7 +141,22 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
             "teachers: fleet is empty and nothing is imported; expected at least one teacher; add one",
         ),
         ("students.runs=[]", "students.runs is []; expected at least 1 item; correct it"),
-        ("data.source=ucf101", "data.source is 'ucf101'; expected 'arid' or 'synthetic'; correct it"),
+        (
+            "data.source=ucf",
+            "data.source is 'ucf'; expected 'arid', 'folder', 'csv' or 'synthetic'; correct it",
+        ),
+        ("data.format=ucf", "data.format is 'ucf'; expected 'auto', 'csv', 'ucf101' or 'hmdb51'; correct it"),
+        ("data.split={by: group}", "data.split.test is missing; expected a value; give it one"),
+        ("data.split={test: 1}", "data.split.test is 1; expected less than 1; correct it"),
+        (
+            "data.group_pattern='('",
+            "data.group_pattern: '(' is no regular expression: missing ), unterminated",
+        ),
+        (
+            "data.group_pattern='(a)(b)'",
+            "data.group_pattern: '(a)(b)' has 2 groups in parentheses; expected exactly one, the recording "
+            "group; put it into ( ), and others into (?: )",
+        ),
         ("data.modalities=[]", "data.modalities is []; expected at least 1 item; correct it"),
         ("data.modalities=[depth]", "data.modalities[0] is 'depth' (the first of 2 problems); expected"),
         ("data.max_rejected=2", "data.max_rejected is 2; expected less than or equal to 1; correct it"),
@@ -213,8 +229,31 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         (["data.splits.split1={train: a, test: b}"], "data: splits names 2 splits; expected exactly one"),
         (["data.splits={}"], "data: splits names 0 splits; expected exactly one"),
         (["data.videos=null"], "data: videos is missing; expected the folder that the lists'"),
-        (["data.source=synthetic"], "data: source: synthetic makes its own videos and splits; expected"),
-        (["data.synthetic.seed=1"], "data: synthetic with source: arid; expected source: synthetic"),
+        (
+            ["data.source=synthetic"],
+            "data: splits with source: synthetic, which has no use for it; expected of the settings of "
+            "sources only synthetic; remove splits, or change source",
+        ),
+        (
+            ["data.synthetic.seed=1"],
+            "data: synthetic with source: arid, which has no use for it; expected of the settings of "
+            "sources only classes, splits, videos; remove synthetic, or change source",
+        ),
+        (["data.split={test: 0.3}"], "data: split with source: arid, which has no use for it; expected of"),
+        (["data.format=csv"], "data: format with source: arid, which has no use for it; expected of the"),
+        (
+            ["data.group_pattern='(.)'"],
+            "data: group_pattern with source: arid, which has no use for it; expe",
+        ),
+        ([*FOLDER, "data.classes=a"], "data: classes with source: folder, which has no use for it; expected"),
+        (["data.source=folder"], "data: splits with source: folder, which has no use for it; expected of"),
+        (["data.source=csv", "data.split={test: 0.3}"], "data: split with source: csv, which has no use for"),
+        (["data.source=csv", "data.splits={}"], "data: splits names 0 splits; expected exactly one, since a"),
+        (
+            ["data.source=folder", "data.splits={}"],
+            "data: split is missing; expected the share of the folder's videos that is the test split; give "
+            "it, for example split: {test: 0.3}",
+        ),
         (["data.modalities=[rgb, rgb]"], "data: modalities ['rgb', 'rgb'] names one twice"),
         (["data.modalities=[rgb]"], "slowfast_tiny sees modality 'flow', which is not sharded; expected one"),
         (["teachers.defaults.warmup_epochs=4"], "teachers.fleet[0]: warmup_epochs 4 leaves nothing of 4"),
@@ -721,6 +760,15 @@ def test_the_written_experiment_loads_to_the_same_members(
     ] or [{"name": "alone", "targets": "none"}]
     experiment = parse(yaml.safe_dump(document), "study.yaml", list(NO_VIDEOS if synthetic else ()))
     assert parse(experiment.to_yaml(), "experiment.yaml", []) == experiment
+
+
+@pytest.mark.parametrize(
+    "overrides", [FOLDER, ["data.source=csv", "data.format=hmdb51", "data.group_pattern='^(.)'"]]
+)
+def test_the_written_experiment_keeps_its_source(overrides: list[str]) -> None:
+    experiment = study(*overrides)
+    assert parse(experiment.to_yaml(), "experiment.yaml", []) == experiment
+    assert members(experiment) == members(study())
 
 
 def test_the_resolved_file_holds_absolute_paths_only() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from ukd_dist import pipeline
 from ukd_dist.cli import app
-from ukd_dist.config import Views
+from ukd_dist.config import Data, Views
 from ukd_dist.metrics import CATALOGUE
 
 HOME = Path(__file__).parents[1]
@@ -41,6 +42,13 @@ def test_the_views_of_the_documents_are_views() -> None:
     written = re.findall(r"^\| `(\{kind: .*?\})`", (HOME / "docs/running.md").read_text(), re.MULTILINE)
     views = [Views.model_validate(yaml.safe_load(text)) for text in written]
     assert [v.name for v in views] == ["centre", "mean-10x3", "random-4-s0"]
+
+
+def test_the_sources_of_the_documents_are_sources() -> None:
+    own = (HOME / "docs/running.md").read_text().partition("## Your own videos")[2].partition("\n## ")[0]
+    written = re.findall(r"^    data:\n(?:      .*\n)+", own, re.MULTILINE)
+    found = [Data.model_validate(yaml.safe_load(textwrap.dedent(text))["data"]) for text in written]
+    assert [data.source for data in found] == ["arid", "folder", "csv", "csv", "csv"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

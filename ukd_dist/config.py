@@ -158,14 +158,37 @@ class Folds(Settings):
     seed: int = Field(0, ge=0, description="seed of the folds")
 
 
+# Which of their settings the sources read.
+_SETTINGS_OF_SOURCE: dict[str, set[str]] = {
+    "arid": {"videos", "splits", "classes"},
+    "folder": {"videos", "split", "group_pattern"},
+    "csv": {"videos", "splits", "format", "classes", "group_pattern"},
+    "synthetic": {"synthetic"},
+}
+
+
 class Data(Settings):
     """The videos, their lists, and how shards and clips are made of them."""
 
-    source: Literal["arid", "synthetic"] = Field(description="arid: videos and lists in ARID's layout")
-    videos: Path | None = Field(None, description="folder that the lists' paths start from")
+    source: Literal["arid", "folder", "csv", "synthetic"] = Field(
+        description="arid: ARID's lists; folder: a folder a class; csv: lists as CSV, or UCF101's or HMDB51's"
+    )
+    videos: Path | None = Field(
+        None, description="folder that the lists' paths start from; of source: folder, that of the classes"
+    )
     splits: dict[Name, Split] = Field(default_factory=dict, description="exactly one split a run directory")
+    split: FolderSplit | None = Field(None, description="of source: folder, which has no lists")
+    format: Literal["auto", "csv", "ucf101", "hmdb51"] = Field(
+        "auto", description="of source: csv's lists; auto: what their content says"
+    )
     classes: Path | None = Field(
-        None, description="`label<TAB>class` table; default: mapping_table.txt beside the training list"
+        None,
+        description="`label<TAB>class` table; default: mapping_table.txt or classInd.txt beside the lists",
+    )
+    group_pattern: str | None = Field(
+        None,
+        description="regular expression, found in a video's path below `videos`, whose one group is the "
+        "recording group; null: ARID's, UCF101's and HMDB51's names; for folder and csv",
     )
     synthetic: Synthetic | None = Field(None, description="sizes and seed of the synthetic videos")
     validation: Validation | None = Field(
@@ -186,34 +209,57 @@ class Data(Settings):
         0.01, ge=0, le=1, description="share of damaged videos above which sharding fails"
     )
 
+    @field_validator("group_pattern")
+    @classmethod
+    def _pattern_has_one_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = 1 if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise SettingsError(
+                f"'{pattern}' is no regular expression: {error}",
+                expected="one that finds the recording group",
+                action="correct it",
+            ) from error
+        if groups != 1:
+            raise SettingsError(
+                f"'{pattern}' has {groups} groups in parentheses",
+                expected="exactly one, the recording group",
+                action="put it into ( ), and others into (?: )",
+            )
+        return pattern
+
     @model_validator(mode="after")
     def _source_is_complete(self) -> Data:
-        if self.source == "synthetic":
-            if self.videos or self.splits:
+        used = _SETTINGS_OF_SOURCE[self.source]
+        for name in sorted(set().union(*_SETTINGS_OF_SOURCE.values()) - used):
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 raise SettingsError(
-                    "source: synthetic makes its own videos and splits",
-                    expected="none beside it",
-                    action="remove videos and splits",
+                    f"{name} with source: {self.source}, which has no use for it",
+                    expected=f"of the settings of sources only {', '.join(sorted(used))}",
+                    action=f"remove {name}, or change source",
                 )
-        else:
-            if self.videos is None:
-                raise SettingsError(
-                    "videos is missing",
-                    expected="the folder that the lists' paths start from",
-                    action="give it",
-                )
-            if len(self.splits) != 1:
-                raise SettingsError(
-                    f"splits names {len(self.splits)} splits",
-                    expected="exactly one, since a run directory holds one split",
-                    action="give each split an experiment with a root of its own",
-                )
-            if self.synthetic:
-                raise SettingsError(
-                    f"synthetic with source: {self.source}",
-                    expected="source: synthetic",
-                    action="change one of the two",
-                )
+        if "videos" in used and self.videos is None:
+            raise SettingsError(
+                "videos is missing",
+                expected="the folder that the lists' paths start from, or that holds the classes' folders",
+                action="give it",
+            )
+        if "splits" in used and len(self.splits) != 1:
+            raise SettingsError(
+                f"splits names {len(self.splits)} splits",
+                expected="exactly one, since a run directory holds one split",
+                action="give each split an experiment with a root of its own",
+            )
+        if "split" in used and self.split is None:
+            raise SettingsError(
+                "split is missing",
+                expected="the share of the folder's videos that is the test split",
+                action="give it, for example split: {test: 0.3}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _modalities_differ(self) -> Data:
         if len(set(self.modalities)) != len(self.modalities):
             raise SettingsError(
                 f"modalities {list(self.modalities)} names one twice",

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,6 +147,54 @@ def test_tars_that_are_there_are_not_made_again_and_the_bytes_are_the_same(
     assert contents(directory) == contents(tmp_path / "whole/shards")
 
 
+@pytest.mark.cluster
+def test_a_folder_of_classes_and_ucf101s_lists_become_shards_that_keep_what_was_listed(
+    videos: Path, tmp_path: Path, cluster: RayCluster
+) -> None:
+    home = tmp_path / "there"
+    labels = {"Run": 12, "Sit": 7}
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for name, label in labels.items():
+        for number, path in enumerate(sorted((videos / "videos" / name).glob("*.mp4")), start=1):
+            file = f"v_{name}_g0{number}_c01"
+            (home / "videos" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, home / "videos" / name / f"{file}.mp4")
+            part, suffix = ("test", "") if number == 1 else ("train", f" {label}")
+            lists[part].append(f"{name}/{file}.avi{suffix}\n")
+    for part, lines in lists.items():
+        (home / f"{part}list01.txt").write_text("".join(lines))
+    (home / "classInd.txt").write_text("".join(f"{label} {name}\n" for name, label in labels.items()))
+    split = f"{{train: {home}/trainlist01.txt, test: {home}/testlist01.txt}}"
+    common = [f"data.videos={home}/videos", "targets={}"]
+    listed = study(
+        tmp_path / "listed", videos, *common, "data.source=csv", f"data.splits={{split1: {split}}}"
+    )
+    folder = study(
+        tmp_path / "folder",
+        videos,
+        *common,
+        "data.source=folder",
+        "data.splits={}",
+        "data.split={test: 0.34, by: group}",
+    )
+
+    shard(context(listed, cluster))
+    shard(context(folder, cluster))
+
+    first, second = ShardSet(tmp_path / "listed/shards"), ShardSet(tmp_path / "folder/shards")
+    mapping = [(s["classes"], s["listed_labels"]) for s in (settings_of(first), settings_of(second))]
+    assert mapping == [(["Sit", "Run"], [7, 12]), (["Run", "Sit"], ["Run", "Sit"])]
+    assert sorted(first.rows["test"].keys) == ["v_Run_g01_c01", "v_Sit_g01_c01"]
+    everything = [
+        sorted((s.key, s.class_name, s.group) for s in shards.samples) for shards in (first, second)
+    ]
+    assert everything[0] == everything[1]
+    assert {group for _, _, group in everything[0]} == {"g01", "g02", "g03"}
+    assert {s.group for s in second.samples if s.split == "test"}.isdisjoint(
+        s.group for s in second.samples if s.split == "train"
+    )
+
+
 def test_a_preferred_distribution_that_prefers_nothing_is_refused_before_any_work(
     videos: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +208,12 @@ def test_a_preferred_distribution_that_prefers_nothing_is_refused_before_any_wor
 
     assert not unused.started
     assert not (tmp_path / "run").exists()
+
+
+def settings_of(shards: ShardSet) -> dict[str, Any]:
+    found = manifest.read(shards.directory)
+    assert found is not None
+    return found.settings
 
 
 def undo_the_end(directory: Path) -> None:
