@@ -200,16 +200,6 @@ def cut(maker: Maker) -> Maker:
     return make
 
 
-def halved(maker: Maker) -> Maker:
-    """The first half of a file, for containers that do not say where a frame lies."""
-
-    def make(path: Path) -> None:
-        maker(path)
-        os.truncate(path, path.stat().st_size // 2)
-
-    return make
-
-
 def middle(path: Path) -> tuple[int, int]:
     """Where the bytes of the frame in the middle lie, and how many they are."""
     with av.open(str(path)) as file:

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
+from tests.data.odd_videos import film
+from tests.data.test_odd_videos import KINDS, SOUND
 from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
-from ukd_dist.config import Cluster
-from ukd_dist.data.shards import ShardSet
+from ukd_dist.config import Cluster, Encoding
+from ukd_dist.data.shards import Sample, ShardSet, read_index
+from ukd_dist.data.sources import ListedVideo
 from ukd_dist.errors import DataError, UsageError
 from ukd_dist.experiment import Experiment, parse
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
-from ukd_dist.stages.shard import shard
+from ukd_dist.stages.shard import probe_videos, shard, write_one
 from ukd_dist.status import rejected
 
 STUDY = """
@@ -91,6 +94,42 @@ def test_damaged_videos_are_left_out_with_their_reasons_and_rows_stay_whole(
     assert not {line["key"] for line in lines} & set(kept)
     for split, rows in shards.rows.items():
         assert [s.row for s in shards.samples if s.split == split] == list(range(len(rows)))
+
+
+@pytest.mark.cluster
+def test_every_reason_of_a_rejection_is_listed_and_counted(
+    videos: Path, tmp_path: Path, cluster: RayCluster
+) -> None:
+    drawn = tmp_path / "drawn"
+    shutil.copytree(videos, drawn)
+    first_of = {kind.verdict: kind for kind in reversed(KINDS) if kind.verdict != SOUND}
+    kinds = list(first_of.values())
+    expected = {}
+    for kind, path in zip(kinds, sorted((drawn / "videos").glob("*/*_1_1.mp4")), strict=False):
+        path.unlink()
+        kind.make(path)
+        expected[path.stem] = kind.verdict
+    experiment = study(tmp_path / "run", drawn, "data.max_rejected=0.5")
+
+    shard(context(experiment, cluster))
+
+    lines = [json.loads(line) for line in (tmp_path / "run/shards/rejects.jsonl").read_text().splitlines()]
+    assert {line["key"]: line["reason"] for line in lines} == expected
+    assert rejected(RunDirectory(tmp_path / "run")) == dict.fromkeys((kind.verdict for kind in kinds), 1)
+
+
+@pytest.mark.parametrize("name", ["two words.mp4", "v1.5.final.mp4", "Läufer_跑步.mp4"])
+def test_a_sample_is_named_by_its_key_whatever_its_file_is_called(name: str, tmp_path: Path) -> None:
+    film()(tmp_path / name)
+    (verdict,) = probe_videos([ListedVideo("Run_1_1", 0, "1", tmp_path / name)])
+    assert verdict.info is not None
+    sample = Sample("train", 0, verdict.video.key, 0, "Run", "1", verdict.info.frames, 30.0, 96, 64)
+
+    write_one(tmp_path / "train-000000.tar", [(sample, tmp_path / name)], ("rgb", "flow"), Encoding())
+
+    ((key, components),) = read_index(tmp_path / "train-000000.idx")
+    assert key == "Run_1_1"
+    assert set(components) == {"index.i32", "json", "rgb.mp4", "flow.mp4"}
 
 
 @pytest.mark.cluster

@@ -187,7 +187,7 @@ def _end_seconds(packet: Any) -> float:
 
 
 def _check_length(path: Path, container: Any, stream: Any, end_seconds: float) -> None:
-    """Matroska, WebM and ASF declare no frames, but how long they are; damaged ones end early in silence."""
+    """Matroska and WebM declare no frames, but how long they are; damaged ones end early in silence."""
     if stream.frames or container.duration is None or len(container.streams) > 1:
         return
     declared_seconds = container.duration / av.time_base
