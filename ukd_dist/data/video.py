@@ -34,6 +34,7 @@ _DISK_ERRORS = {errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE
 # What FFmpeg opens as if it were a video: playlists, which show other files, and text drawn as pictures.
 _PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"}
 _TEXT_PICTURES = {"adf", "bin", "idf", "tty", "xbin"}
+_MATROSKA = "matroska,webm"
 # Matrices of AVColorSpace from which DALI, which takes every video for BT.601, would make wrong colours.
 _OTHER_MATRICES = {1: "ITU709", 7: "SMPTE240M", 9: "BT2020", 10: "BT2020"}
 # swscale's default rounding darkens what it converts between colour spaces, by up to 1.4 levels.
@@ -143,9 +144,10 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise RejectedVideoError(path, "damaged", f"frame {frames} was decoded with errors")
-                shape = shape or _shape(frame)
-                if _shape(frame) != shape:
-                    raise RejectedVideoError(path, "size_changes", _change(frames, shape, _shape(frame)))
+                found = _shape(frame)
+                shape = shape or found
+                if found != shape:
+                    raise RejectedVideoError(path, "size_changes", _change(frames, shape, found))
                 frames += 1
                 yield frame
     except (av.FFmpegError, ValueError) as error:
@@ -188,7 +190,8 @@ def _end_seconds(packet: Any) -> float:
 
 def _check_length(path: Path, container: Any, stream: Any, end_seconds: float) -> None:
     """Matroska and WebM declare no frames, but how long they are; damaged ones end early in silence."""
-    if stream.frames or container.duration is None or len(container.streams) > 1:
+    # Other containers' lengths are guesses by FFmpeg; with several streams it is the longest one's.
+    if container.format.name != _MATROSKA or container.duration is None or len(container.streams) > 1:
         return
     declared_seconds = container.duration / av.time_base
     allowed_seconds = max(_MISSING_SECONDS, _MISSING_FRAMES / (stream.average_rate or 30))
