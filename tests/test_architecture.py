@@ -69,7 +69,12 @@ INSIDE_FUNCTIONS = {
 ANYWHERE_IN = {
     "prometheus_client": {"metrics.py"},
     "av": {"data/video.py", "data/synthetic/videos.py"},
-    "cv2": {"data/modalities.py", "data/synthetic/drawing.py", "data/synthetic/dataset.py"},
+    "cv2": {
+        "data/modalities.py",
+        "data/synthetic/drawing.py",
+        "data/synthetic/dataset.py",
+        "stages/contact_sheet.py",
+    },
     "webdataset": {"data/shards.py"},
     "wds2idx": {"data/shards.py"},
     "safetensors": {

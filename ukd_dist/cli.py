@@ -41,6 +41,8 @@ _DEBUG = typer.Option("--debug", help="tracebacks and debug logs")
 
 logits_app = typer.Typer(help="Logits of every member, and of other systems.", no_args_is_help=True)
 app.add_typer(logits_app, name="logits")
+data_app = typer.Typer(help="What shards hold.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 Experiment = Annotated[Path, _EXPERIMENT]
 Overrides = Annotated[list[str] | None, _OVERRIDES]
@@ -199,6 +201,31 @@ def verify(root: Root, as_json: Json = False, debug: Debug = False) -> None:
         if as_json:
             print_answer([asdict(verdict) for verdict in verdicts], as_json)
         refuse_damage(verdicts)
+
+
+@data_app.command("show")
+def data_show(
+    place: Annotated[Path, typer.Argument(metavar="ROOT|SHARDS_DIR", help="run or shards directory")],
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="the contact sheet")] = Path(
+        "contact-sheet.png"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="draws the samples that are shown")] = 0,
+    gamma: Annotated[float, typer.Option(min=0.1, help="of the corrected frames")] = 3.0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Figures of finished shards, and a contact sheet: a video of each class, corrected, and its flow."""
+    with _answering(debug):
+        from ukd_dist.stages.contact_sheet import write_contact_sheet
+        from ukd_dist.stages.show import describe, measure, open_shards
+
+        shards = open_shards(place)
+        figures = measure(shards, seed=seed)
+        write_contact_sheet(shards, out, gamma=gamma, seed=seed)
+        if as_json:
+            _print({**asdict(figures), "contact_sheet": str(out)}, as_json)
+            return
+        print(f"{describe(figures)}\n\ncontact sheet: {out}")
 
 
 @logits_app.command("import")
