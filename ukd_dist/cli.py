@@ -223,7 +223,7 @@ def data_show(
         figures = measure(shards, seed=seed)
         write_contact_sheet(shards, out, gamma=gamma, seed=seed)
         if as_json:
-            _print({**asdict(figures), "contact_sheet": str(out)}, as_json)
+            print_answer({**asdict(figures), "contact_sheet": str(out)}, as_json)
             return
         print(f"{describe(figures)}\n\ncontact sheet: {out}")
 
