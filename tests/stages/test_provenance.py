@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,14 @@ def test_of_many_teachers_the_page_shows_the_most_heard(tmp_path: Path) -> None:
     assert len(ids) == 2 * MOST_HEARD
     with (run.report / OPINIONS_CSV).open() as file:
         assert {row["teacher"] for row in csv.DictReader(file)} == shares.keys()
+
+
+def test_teachers_from_elsewhere_are_a_group_of_their_own_among_many(tmp_path: Path) -> None:
+    run, experiment = fake_run.build(tmp_path, MANY), fake_run.experiment(tmp_path, MANY)
+    *fleet, first, second = experiment.teachers
+    elsewhere = dataclasses.replace(experiment, teachers=tuple(fleet), imported=(first.id, second.id))
+    together, _ = origin(run, elsewhere, "ukd").panels
+    assert [(v.label, v.teachers) for v in together.voices][-2:] == [("x3d_tiny flow", 5), ("imported", 2)]
 
 
 def test_accuracy_of_several_is_weighed_by_the_rows_that_each_is_heard_on(tmp_path: Path) -> None:
