@@ -165,6 +165,20 @@ def test_a_weighting_that_compares_teachers_starts_from_none(
     assert base_of(five) is None
 
 
+def test_a_damaged_target_is_no_start_for_another(cluster: RayCluster, copy: Store) -> None:
+    (four,) = run(cluster, copy.experiment(targets("pkd"), teachers=4))
+    flip(-3)(four / manifest.FILENAME)
+    (five,) = run(cluster, copy.experiment(targets("pkd"), teachers=5))
+    assert base_of(five) is None
+
+
+def test_a_target_whose_sums_are_gone_is_no_start_for_another(cluster: RayCluster, copy: Store) -> None:
+    (four,) = run(cluster, copy.experiment(targets("pkd"), teachers=4))
+    shutil.rmtree(four / SUMS)
+    (five,) = run(cluster, copy.experiment(targets("pkd"), teachers=5))
+    assert base_of(five) is None
+
+
 def test_sums_are_not_kept_where_that_is_asked_for(cluster: RayCluster, copy: Store) -> None:
     experiment = copy.experiment(targets("pkd"))
     lean = experiment.cluster.model_copy(update={"keep_sums": False})
@@ -194,6 +208,17 @@ def test_blocks_that_are_there_are_not_assembled_again(cluster: RayCluster, copy
     assert content(target) == before
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(blocks) == 4
+
+
+def test_blocks_of_another_size_are_not_taken_for_those_of_this_one(cluster: RayCluster, copy: Store) -> None:
+    (target,) = run(cluster, copy.experiment(targets("pkd")))
+    before = content(target)
+    (target / manifest.FILENAME).unlink()
+
+    run(cluster, copy.experiment(targets("pkd"), reduce_rows=32))
+
+    assert content(target) == before
+    assert len(list((target / SUMS).iterdir())) == 2
 
 
 @pytest.mark.parametrize("method", ["pkd", "confidence"])

@@ -93,9 +93,9 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
         num_classes=len(shards.classes),
         num_views=num_views,
         add=_opinions(context, base.add if base else target.teachers, target.settings, shards),
-        remove=_opinions(context, base.remove if base else (), target.settings, shards),
+        remove=_opinions(context, tuple(base.remove) if base else (), target.settings, shards),
         sums=directory / SUMS,
-        digest=digest(settings, inputs, cluster.keep_sums),
+        digest=digest(settings, inputs, rows_per_block, cluster.keep_sums),
         keep=cluster.keep_sums,
     )
     labels_n = torch.from_numpy(shards.rows["train"].labels)
@@ -213,7 +213,6 @@ def _teacher_digests(context: Context, target: TargetMember, shards: str) -> dic
 def _opinions(
     context: Context, teachers: tuple[str, ...], settings: Target, shards: ShardSet
 ) -> tuple[Opinion, ...]:
-    rows = shards.rows["train"]
     rows, name, num_classes = shards.rows["train"], logits_name("train"), len(shards.classes)
     out_of_fold = settings.rows == "out_of_fold"
     return tuple(
