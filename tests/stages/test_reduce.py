@@ -157,12 +157,13 @@ def test_a_target_of_a_teacher_less_takes_it_out_and_has_the_same_bytes(
 
 
 @pytest.mark.parametrize("method", ["best", "confidence"])
-def test_a_weighting_that_compares_teachers_starts_from_none(
+def test_a_weighting_that_compares_teachers_starts_from_none_and_keeps_none(
     cluster: RayCluster, copy: Store, method: str
 ) -> None:
-    run(cluster, copy.experiment(targets(method), teachers=4))
+    (four,) = run(cluster, copy.experiment(targets(method), teachers=4))
     (five,) = run(cluster, copy.experiment(targets(method), teachers=5))
     assert base_of(five) is None
+    assert not (four / SUMS).exists()
 
 
 def test_a_damaged_target_is_no_start_for_another(cluster: RayCluster, copy: Store) -> None:
