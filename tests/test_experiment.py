@@ -342,6 +342,23 @@ def test_teachers_of_one_target_see_the_same_views() -> None:
     )
 
 
+def test_teachers_from_elsewhere_have_no_say_on_single_views() -> None:
+    assert re.fullmatch(
+        r"study.yaml: target 'ukd' mixes views: teacher slowfast_tiny-rgb-s0-\w+ sees random-4-s2, and the "
+        r"logits of theirs speak of a video as a whole; expected the same views of all its teachers; "
+        r"select among them, or change data.views.kind to centre or mean",
+        answer(RANDOM, STORED, "teachers.imported=[theirs]"),
+    )
+
+
+def test_a_student_cannot_see_views_that_nobody_here_knows() -> None:
+    overrides = ["teachers.imported=[theirs]", "targets.ukd.teachers={id: theirs}", STORED]
+    assert answer(*overrides) == (
+        "study.yaml: student 'ukd' is to see stored views, and every teacher of target 'ukd' is imported; "
+        "expected teachers whose views are known; set view: free"
+    )
+
+
 def test_a_teachers_own_views_beat_those_of_the_data() -> None:
     found = study(
         "data.views={kind: mean, clips: 4}",
