@@ -43,6 +43,13 @@ FOLDS = "  folds: {{method: pkd, rows: out_of_fold}}\nstudents:\n"
 MANY = fake_run.EXPERIMENT.replace("[rgb, flow]}}}}", "[rgb, flow], seed: [0, 1, 2, 3, 4, 5, 6]}}}}")
 
 
+def with_folds(text: str) -> str:
+    """Each teacher twice, where it left out the one half of the rows and the other."""
+    return text.replace("synthetic", "synthetic\n  folds: {{count: 2}}", 1).replace(
+        "modality: [rgb, flow]", "modality: [rgb, flow], fold: [0, 1]"
+    )
+
+
 def origin(run: RunDirectory, experiment: Experiment, name: str) -> Origin:
     (found,) = [o for o in read_origins(run, experiment) if o.target.name == name]
     return found
@@ -77,7 +84,7 @@ def test_the_page_says_how_a_target_was_made(root: Path) -> None:
 
 
 def test_in_sample_accuracy_is_told_from_that_of_a_target_out_of_fold(tmp_path: Path) -> None:
-    text = fake_run.EXPERIMENT.replace("students:\n", FOLDS, 1)
+    text = with_folds(fake_run.EXPERIMENT).replace("students:\n", FOLDS, 1)
     run = fake_run.build(tmp_path, text)
     rows = page_of(tmp_path, text).sections["targets"]
     heads = [row for row in rows if row and row[0] == "teacher"]
@@ -87,7 +94,7 @@ def test_in_sample_accuracy_is_told_from_that_of_a_target_out_of_fold(tmp_path: 
         (False, True),
     ]
     entries = opinions(run, fake_run.experiment(tmp_path, text), "folds")["teachers"]
-    assert [row[2] for row in rows[-4:]] == [str(entry["heard"]) for entry in entries]
+    assert [row[2] for row in rows[-len(entries) :]] == [str(entry["heard"]) for entry in entries]
 
 
 def test_a_single_teacher_has_no_table_of_classes(tmp_path: Path) -> None:
@@ -190,10 +197,12 @@ def test_teachers_from_elsewhere_are_a_group_of_their_own_among_many(tmp_path: P
 
 
 def test_accuracy_of_several_is_weighed_by_the_rows_that_each_is_heard_on(tmp_path: Path) -> None:
-    text = MANY.replace("method: pkd", "method: pkd, rows: out_of_fold")
+    text = with_folds(MANY).replace("method: pkd", "method: pkd, rows: out_of_fold")
     run, experiment = fake_run.build(tmp_path, text), fake_run.experiment(tmp_path, text)
     first, *_ = origin(run, experiment, "ukd").panels[0].voices
-    own = opinions(run, experiment, "ukd")["teachers"][:7]
+    entries = opinions(run, experiment, "ukd")["teachers"]
+    own = [entry for entry in entries if entry["id"].startswith("slowfast_tiny-rgb-")]
+    assert first.teachers == len(own) == 14
     heard = [entry["heard"] for entry in own]
     assert len(set(heard)) > 1
     assert first.heard == sum(heard)
