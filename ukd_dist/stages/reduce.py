@@ -41,7 +41,7 @@ from ukd_dist.method.weighting import Weighting
 from ukd_dist.metrics import Recorder
 from ukd_dist.progress import Bar
 from ukd_dist.stages.bases import nearest_base
-from ukd_dist.stages.blocks import Block, Opinion, Work, assemble_block
+from ukd_dist.stages.blocks import Block, Opinion, Work, assemble_block, divide
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.imports import read_imported
 from ukd_dist.stages.opinions import Tally, chosen_blocks, describe, tally_block
@@ -103,10 +103,7 @@ def _reduce_one(context: Context, target: TargetMember, shards: ShardSet) -> Non
         keep=keep,
     )
     labels_n = torch.from_numpy(shards.rows["train"].labels)
-    blocks = [
-        Block(begin, labels_n[begin : begin + rows_per_block], base.sums[begin] if base else None)
-        for begin in begins
-    ]
+    blocks = divide(labels_n, begins, base.sums if base else {})
     sums, tally = _run(context, target, work, blocks, everyone)
     shape = everyone[0].logits.shape
     checks = _write(directory, shards, settings, [sums[begin] for begin in begins], view, shape)
