@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ukd_dist import pipeline
-from ukd_dist.config import ExperimentFile, Student, Teacher, Views
+from ukd_dist.config import ExperimentFile, Student, Target, Teacher, Views
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment, load, parse
+from ukd_dist.method.weighting import Method, Weighting
 from ukd_dist.settings import Settings
 
 STUDY = """
@@ -670,6 +671,13 @@ def test_teachers_from_elsewhere_need_no_fleet() -> None:
     found = study("teachers.fleet=[]", "teachers.imported=[theirs, others]")
     assert found.teachers == ()
     assert parse(found.to_yaml(), "study.yaml", []).targets == found.targets
+
+
+def test_a_target_has_the_weightings_of_the_method_and_their_defaults() -> None:
+    assert get_args(Target.model_fields["method"].annotation) == get_args(Method)
+    ours, theirs = Target(method="gtd"), Weighting(method="gtd")
+    for name in ("h", "floor", "space", "temperature"):
+        assert getattr(ours, name) == getattr(theirs, name)
 
 
 def test_another_target_leaves_the_others() -> None:
