@@ -253,7 +253,7 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
             "targets.ukd is out_of_fold, but no teacher that it selects leaves out fold 1, 3; expected",
         ),
         (
-            ["targets.ukd.teachers.arch=resnet"],
+            ["targets.ukd.teachers={arch: x3d_tiny, modality: flow}"],
             "targets.ukd.teachers selects 0 of 5 teachers; expected at least one; select "
             "among slowfast_tiny-",
         ),
@@ -678,6 +678,29 @@ def test_a_target_has_the_weightings_of_the_method_and_their_defaults() -> None:
     ours, theirs = Target(method="gtd"), Weighting(method="gtd")
     for name in ("h", "floor", "space", "temperature"):
         assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize(
+    ("selection", "told"),
+    [
+        (
+            "{arch: [slowfast_tiny, x3d_tny]}",
+            "arch names x3d_tny, which no teacher has; expected one of slowfast_tiny, x3d_tiny",
+        ),
+        ("{seed: [0, 9]}", "seed names 9, which no teacher has; expected one of 0, 1, 3"),
+        ("{modality: rgb, fold: 0}", "fold names 0, which no teacher has; expected no fold"),
+    ],
+)
+def test_a_target_cannot_choose_by_what_no_teacher_has(selection: str, told: str) -> None:
+    assert answer(f"targets.ukd.teachers={selection}") == (
+        f"study.yaml: targets.ukd.teachers.{told}; correct it, or add such a teacher"
+    )
+
+
+def test_a_target_cannot_choose_a_teacher_that_is_not_there() -> None:
+    override = "targets.ukd.teachers={id: [theirs, others]}"
+    message = answer("teachers.imported=[theirs]", override)
+    assert message.startswith("study.yaml: targets.ukd.teachers.id names others, which no teacher has; ")
 
 
 def test_another_target_leaves_the_others() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from ukd_dist.config import Clip, Data, Evaluate, Student, Target, Teacher, Training, Views
+from ukd_dist.config import Clip, Data, Evaluate, Selection, Student, Target, Teacher, Training, Views
 from ukd_dist.errors import UsageError
+
+_SHOWN = 5
 
 
 def common_views(target: str, teachers: Mapping[str, Teacher], imported: Sequence[str], where: str) -> Views:
@@ -92,6 +94,30 @@ def check_view(student: Student, views: Views, teachers: Mapping[str, Teacher], 
                     expected="equal clips with view: stored",
                     action=f"give both the same clip.{field}, or set view: free",
                 )
+
+
+def check_selection(
+    target: str, selection: Selection, teachers: Mapping[str, Teacher], imported: Sequence[str], where: str
+) -> None:
+    """Refuse a selection by what no teacher has: the others that it names would pass for all.
+
+    Raises:
+        UsageError: It names such a value; names all of its field.
+    """
+    for field in ("arch", "modality", "seed", "fold", "id"):
+        if field == "id":
+            known = {*teachers, *imported}
+        else:
+            known = {getattr(settings, field) for settings in teachers.values()} - {None}
+        strangers = [value for value in getattr(selection, field) if value not in known]
+        if strangers:
+            some = ", ".join(map(str, sorted(known)[:_SHOWN])) + ", ..." * (len(known) > _SHOWN)
+            raise UsageError(
+                f"{where}: targets.{target}.teachers.{field} names {', '.join(map(str, strangers))}, "
+                "which no teacher has",
+                expected=f"one of {some}" if known else f"no {field}",
+                action="correct it, or add such a teacher",
+            )
 
 
 def check_folds(name: str, target: Target, teachers: Collection[Teacher], where: str) -> None:

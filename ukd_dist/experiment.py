@@ -20,6 +20,7 @@ from ukd_dist.agreement import (
     check_fusion,
     check_modalities,
     check_published,
+    check_selection,
     check_view,
     common_views,
 )
@@ -202,6 +203,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
 def _target(
     name: str, target: Target, fleet: dict[str, Teacher], imported: tuple[str, ...], where: str
 ) -> TargetMember:
+    check_selection(name, target.teachers, fleet, imported, where)
     ids, everyone = _selected(target.teachers, fleet, imported), [*fleet, *imported]
     if not ids or (target.method == "single" and len(ids) > 1):
         raise UsageError(
