@@ -156,6 +156,16 @@ def test_a_target_of_a_teacher_less_takes_it_out_and_has_the_same_bytes(
     assert content(four) == shrunk
 
 
+def test_a_target_with_a_teacher_whose_logits_are_gone_is_no_start_for_one_without(
+    cluster: RayCluster, copy: Store
+) -> None:
+    run(cluster, copy.experiment(targets("pkd"), teachers=5))
+    (*_, last) = copy.experiment(targets("pkd"), teachers=5).teachers
+    logits_path(RunDirectory(copy.root).teacher(last.id), "train").unlink()
+    (four,) = run(cluster, copy.experiment(targets("pkd"), teachers=4))
+    assert base_of(four) is None
+
+
 @pytest.mark.parametrize("method", ["best", "confidence"])
 def test_a_weighting_that_compares_teachers_starts_from_none_and_keeps_none(
     cluster: RayCluster, copy: Store, method: str

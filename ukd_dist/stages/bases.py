@@ -71,8 +71,9 @@ def _is_there(run: RunDirectory, base: Base) -> bool:
 
 
 def _logits_sha256(run: RunDirectory, teacher: str) -> str | None:
-    found = _manifest(run.teacher(teacher))
-    return found.files[logits_name("train")].sha256 if found else None
+    directory, name = run.teacher(teacher), logits_name("train")
+    found = _manifest(directory) if (directory / name).is_file() else None
+    return found.files[name].sha256 if found else None
 
 
 def _manifest(directory: Path) -> manifest.Manifest | None:
