@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ukd_dist import pipeline
-from ukd_dist.config import ExperimentFile, Student, Teacher, Views
+from ukd_dist.config import ExperimentFile, Student, Target, Teacher, Views
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment, load, parse
+from ukd_dist.method.weighting import Method, Weighting
 from ukd_dist.settings import Settings
 
 STUDY = """
@@ -291,7 +292,7 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
             "targets.ukd is out_of_fold, but no teacher that it selects leaves out fold 1, 3; expected",
         ),
         (
-            ["targets.ukd.teachers.arch=resnet"],
+            ["targets.ukd.teachers={arch: x3d_tiny, modality: flow}"],
             "targets.ukd.teachers selects 0 of 5 teachers; expected at least one; select "
             "among slowfast_tiny-",
         ),
@@ -378,6 +379,23 @@ def test_teachers_of_one_target_see_the_same_views() -> None:
         r"teacher x3d_tiny-rgb-s3-\w+ mean-4x1; expected the same views of all its teachers; "
         r"give them the same views, or let data.views hold for all",
         answer(override),
+    )
+
+
+def test_teachers_from_elsewhere_have_no_say_on_single_views() -> None:
+    assert re.fullmatch(
+        r"study.yaml: target 'ukd' mixes views: teacher slowfast_tiny-rgb-s0-\w+ sees random-4-s2, and the "
+        r"logits of theirs speak of a video as a whole; expected the same views of all its teachers; "
+        r"select among them, or change data.views.kind to centre or mean",
+        answer(RANDOM, STORED, "teachers.imported=[theirs]"),
+    )
+
+
+def test_a_student_cannot_see_views_that_nobody_here_knows() -> None:
+    overrides = ["teachers.imported=[theirs]", "targets.ukd.teachers={id: theirs}", STORED]
+    assert answer(*overrides) == (
+        "study.yaml: student 'ukd' is to see stored views, and every teacher of target 'ukd' is imported; "
+        "expected teachers whose views are known; set view: free"
     )
 
 
@@ -692,6 +710,36 @@ def test_teachers_from_elsewhere_need_no_fleet() -> None:
     found = study("teachers.fleet=[]", "teachers.imported=[theirs, others]")
     assert found.teachers == ()
     assert parse(found.to_yaml(), "study.yaml", []).targets == found.targets
+
+
+def test_a_target_has_the_weightings_of_the_method_and_their_defaults() -> None:
+    assert get_args(Target.model_fields["method"].annotation) == get_args(Method)
+    ours, theirs = Target(method="gtd"), Weighting(method="gtd")
+    for name in ("h", "floor", "space", "temperature"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize(
+    ("selection", "told"),
+    [
+        (
+            "{arch: [slowfast_tiny, x3d_tny]}",
+            "arch names x3d_tny, which no teacher has; expected one of slowfast_tiny, x3d_tiny",
+        ),
+        ("{seed: [0, 9]}", "seed names 9, which no teacher has; expected one of 0, 1, 3"),
+        ("{modality: rgb, fold: 0}", "fold names 0, which no teacher has; expected no fold"),
+    ],
+)
+def test_a_target_cannot_choose_by_what_no_teacher_has(selection: str, told: str) -> None:
+    assert answer(f"targets.ukd.teachers={selection}") == (
+        f"study.yaml: targets.ukd.teachers.{told}; correct it, or add such a teacher"
+    )
+
+
+def test_a_target_cannot_choose_a_teacher_that_is_not_there() -> None:
+    override = "targets.ukd.teachers={id: [theirs, others]}"
+    message = answer("teachers.imported=[theirs]", override)
+    assert message.startswith("study.yaml: targets.ukd.teachers.id names others, which no teacher has; ")
 
 
 def test_another_target_leaves_the_others() -> None:

@@ -1,23 +1,27 @@
-"""What teachers and students must agree on, beyond what each of them may say by itself: views.
+"""What the parts of an experiment must agree on, beyond what each of them may say by itself.
 
-A teacher's logits speak of the frames, crop and flip that it saw. The teachers of one target must have seen
-the same, and a student that gets a target for each view must see exactly that view.
+Of views: a teacher's logits speak of the frames, crop and flip that it saw. The teachers of one target must
+have seen the same, and a student that gets a target for each view must see exactly that view. Of folds,
+modalities, fusions and published figures: what one part names, another must have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from ukd_dist.config import Clip, Student, Teacher, Views
+from ukd_dist.config import Clip, Data, Evaluate, Selection, Student, Target, Teacher, Training, Views
 from ukd_dist.errors import UsageError
 
+_SHOWN = 5
 
-def common_views(target: str, teachers: Mapping[str, Teacher], where: str) -> Views:
-    """What all teachers of a target saw.
+
+def common_views(target: str, teachers: Mapping[str, Teacher], imported: Sequence[str], where: str) -> Views:
+    """What all teachers of a target saw, as far as it is known; the centre where nothing is.
 
     Args:
         target: Name of the target.
-        teachers: Its teachers by id, as far as their settings are known: not the imported ones.
+        teachers: Those of its teachers whose settings are known, by id.
+        imported: Ids of the others, whose logits have one row of classes a video.
         where: Names the file in messages.
 
     Raises:
@@ -34,6 +38,13 @@ def common_views(target: str, teachers: Mapping[str, Teacher], where: str) -> Vi
                 expected="the same views of all its teachers",
                 action="give them the same views, or let data.views hold for all",
             )
+    if imported and expected.kind == "random":
+        raise UsageError(
+            f"{where}: target '{target}' mixes views: teacher {first} sees {expected.name}, "
+            f"and the logits of {imported[0]} speak of a video as a whole",
+            expected="the same views of all its teachers",
+            action="select among them, or change data.views.kind to centre or mean",
+        )
     return expected
 
 
@@ -43,12 +54,12 @@ def check_view(student: Student, views: Views, teachers: Mapping[str, Teacher], 
     Args:
         student: A student with a target.
         views: What the target's teachers saw.
-        teachers: They, by id.
+        teachers: They, by id, but the imported ones.
         where: Names the file in messages.
 
     Raises:
         UsageError: It sees free crops, but there is a target for each view; or it is to see stored views that
-            are averaged, or that were taken with another clip.
+            nobody knows, that are averaged, or that were taken with another clip.
     """
     if student.view == "free":
         if views.kind == "random":
@@ -59,6 +70,13 @@ def check_view(student: Student, views: Views, teachers: Mapping[str, Teacher], 
                 action="set it, or change data.views.kind to centre or mean",
             )
         return
+    if not teachers:
+        raise UsageError(
+            f"{where}: student '{student.name}' is to see stored views, and every teacher of target "
+            f"'{student.targets}' is imported",
+            expected="teachers whose views are known",
+            action="set view: free",
+        )
     if views.kind == "mean":
         raise UsageError(
             f"{where}: student '{student.name}' is to see stored views, and target '{student.targets}' holds "
@@ -76,3 +94,110 @@ def check_view(student: Student, views: Views, teachers: Mapping[str, Teacher], 
                     expected="equal clips with view: stored",
                     action=f"give both the same clip.{field}, or set view: free",
                 )
+
+
+def check_selection(
+    target: str, selection: Selection, teachers: Mapping[str, Teacher], imported: Sequence[str], where: str
+) -> None:
+    """Refuse a selection by what no teacher has: the others that it names would pass for all.
+
+    Raises:
+        UsageError: It names such a value; names all of its field.
+    """
+    for field in ("arch", "modality", "seed", "fold", "id"):
+        if field == "id":
+            known = {*teachers, *imported}
+        else:
+            known = {getattr(settings, field) for settings in teachers.values()} - {None}
+        strangers = [value for value in getattr(selection, field) if value not in known]
+        if strangers:
+            some = ", ".join(map(str, sorted(known)[:_SHOWN])) + ", ..." * (len(known) > _SHOWN)
+            raise UsageError(
+                f"{where}: targets.{target}.teachers.{field} names {', '.join(map(str, strangers))}, "
+                "which no teacher has",
+                expected=f"one of {some}" if known else f"no {field}",
+                action="correct it, or add such a teacher",
+            )
+
+
+def check_folds(name: str, target: Target, teachers: Collection[Teacher], where: str) -> None:
+    """Refuse a target out of fold that would leave rows without a teacher.
+
+    Raises:
+        UsageError: No teacher leaves out some fold.
+    """
+    if target.rows != "out_of_fold":
+        return
+    left_out = {teacher.fold for teacher in teachers}
+    count = next((teacher.folds.count for teacher in teachers if teacher.folds), 0)
+    missing = [fold for fold in range(count) if fold not in left_out]
+    if missing or not count:
+        what = f"leaves out fold {', '.join(map(str, missing))}" if count else "leaves a fold out"
+        raise UsageError(
+            f"{where}: targets.{name} is out_of_fold, but no teacher that it selects {what}",
+            expected="for every fold of data.folds a teacher that was not trained on it",
+            action="give the teachers `grid: {fold: [0, 1, ...]}` over all folds, or set rows: all",
+        )
+
+
+def check_modalities(data: Data, trainings: Sequence[Training], where: str) -> None:
+    """Refuse a network of a modality that is not sharded.
+
+    Raises:
+        UsageError: There is one; names the first.
+    """
+    for training in trainings:
+        if training.modality not in data.modalities:
+            raise UsageError(
+                f"{where}: {training.arch} sees modality '{training.modality}', which is not sharded",
+                expected=f"one of data.modalities {list(data.modalities)}",
+                action=f"add {training.modality} to data.modalities",
+            )
+
+
+def check_fusion(evaluate: Evaluate, students: Sequence[Student], where: str) -> None:
+    """Refuse a fusion whose students cannot be paired by seed.
+
+    Raises:
+        UsageError: One is unknown, they share no seed, or several runs have one seed.
+    """
+    names = {student.name for student in students}
+    for fusion, pair in evaluate.fusion.items():
+        for name in pair:
+            if name not in names:
+                raise UsageError(
+                    f"{where}: evaluate.fusion.{fusion} names unknown student '{name}'",
+                    expected=f"one of {', '.join(sorted(names))}",
+                    action="correct the name",
+                )
+        first, second = ({s.seed for s in students if s.name == name} for name in pair)
+        if not first & second:
+            raise UsageError(
+                f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have no seed in common, "
+                "by which they are paired",
+                expected="runs of the same seeds",
+                action="give both the same seeds",
+            )
+        runs = [(s.name, s.seed) for s in students if s.name in pair]
+        if len(set(runs)) < len(runs):
+            raise UsageError(
+                f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have several runs of one seed",
+                expected="one run a name and seed, by which they are paired",
+                action="give runs that differ in more than their seed names of their own",
+            )
+
+
+def check_published(evaluate: Evaluate, students: Sequence[Student], where: str) -> None:
+    """Refuse a published figure of nobody.
+
+    Raises:
+        UsageError: It names no student and no fusion.
+    """
+    names = {student.name for student in students} | evaluate.fusion.keys()
+    for name in evaluate.published:
+        if name not in names:
+            raise UsageError(
+                f"{where}: evaluate.published names unknown student or fusion '{name}'",
+                expected=f"one of {', '.join(sorted(names))}",
+                action="correct the name, or remove the figure",
+            )

@@ -487,7 +487,9 @@ class Cluster(Settings):
         "default: 1024 to 8192, fewer for more classes",
     )
     keep_sums: bool = Field(
-        True, description="keep each target's running sums: one of a teacher more or less then costs one"
+        True,
+        description="keep each target's running sums: one of a teacher more or less then costs one; those of "
+        "best and confidence, which serve no other target, never",
     )
     metrics_port: int | None = Field(
         0, ge=0, le=65535, description="of the exporter; 0: a free one; null: none"

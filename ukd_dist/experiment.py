@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ukd_dist.agreement import check_view, common_views
+from ukd_dist.agreement import (
+    check_folds,
+    check_fusion,
+    check_modalities,
+    check_published,
+    check_selection,
+    check_view,
+    common_views,
+)
 from ukd_dist.config import (
     NO_TARGETS,
     Cluster,
@@ -173,13 +182,13 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
     students = tuple(_student(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
-    _check_modalities(data, [*(t.settings for t in teachers), *(s.settings for s in students)], where)
-    _check_fusion(file.evaluate, students, where)
-    _check_published(file.evaluate, students, where)
-    resolved = file.model_copy(update={"data": data, "root": file.root.absolute()})
+    check_modalities(data, [*fleet.values(), *runs], where)
+    check_fusion(file.evaluate, runs, where)
+    check_published(file.evaluate, runs, where)
+    whole = file.model_copy(update={"data": data, "root": file.root.absolute()})
     return Experiment(
         name=file.name,
-        root=resolved.root,
+        root=whole.root,
         data=data,
         teachers=teachers,
         targets=tuple(targets.values()),
@@ -187,13 +196,14 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         imported=imported,
         evaluate=file.evaluate,
         cluster=file.cluster,
-        document=resolved.model_dump(mode="json"),
+        document=whole.model_dump(mode="json"),
     )
 
 
 def _target(
     name: str, target: Target, fleet: dict[str, Teacher], imported: tuple[str, ...], where: str
 ) -> TargetMember:
+    check_selection(name, target.teachers, fleet, imported, where)
     ids, everyone = _selected(target.teachers, fleet, imported), [*fleet, *imported]
     if not ids or (target.method == "single" and len(ids) > 1):
         raise UsageError(
@@ -201,26 +211,13 @@ def _target(
             expected="exactly one, since the method is single" if ids else "at least one",
             action=f"select among {', '.join(everyone[:5])}{', ...' * (len(everyone) > 5)}",
         )
-    _check_folds(name, target, [fleet[id_] for id_ in ids if id_ in fleet], len(ids), where)
+    known = {id_: fleet[id_] for id_ in ids if id_ in fleet}
+    unknown = [id_ for id_ in ids if id_ not in fleet]
+    if not unknown:  # of imported teachers only their logits tell what they were trained on
+        check_folds(name, target, known.values(), where)
+    views = common_views(name, known, unknown, where)
     own = target.model_dump(mode="json", exclude_defaults=True, exclude={"teachers"})
-    views = common_views(name, {id_: fleet[id_] for id_ in ids if id_ in fleet}, where)
     return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids, views)
-
-
-def _check_folds(name: str, target: Target, teachers: list[Teacher], chosen: int, where: str) -> None:
-    """Refuse a target out of fold that would leave rows without a teacher, as far as settings tell."""
-    if target.rows != "out_of_fold" or len(teachers) < chosen:
-        return  # of imported teachers only their logits tell
-    left_out = {teacher.fold for teacher in teachers}
-    count = next((teacher.folds.count for teacher in teachers if teacher.folds), 0)
-    missing = [fold for fold in range(count) if fold not in left_out]
-    if missing or not count:
-        what = f"leaves out fold {', '.join(map(str, missing))}" if count else "leaves a fold out"
-        raise UsageError(
-            f"{where}: targets.{name} is out_of_fold, but no teacher that it selects {what}",
-            expected="for every fold of data.folds a teacher that was not trained on it",
-            action="give the teachers `grid: {fold: [0, 1, ...]}` over all folds, or set rows: all",
-        )
 
 
 def _selected(selection: Selection, fleet: dict[str, Teacher], imported: tuple[str, ...]) -> tuple[str, ...]:
@@ -300,58 +297,11 @@ def _student(
     return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target)
 
 
-def _check_modalities(data: Data, trainings: list[Training], where: str) -> None:
-    for training in trainings:
-        if training.modality not in data.modalities:
-            raise UsageError(
-                f"{where}: {training.arch} sees modality '{training.modality}', which is not sharded",
-                expected=f"one of data.modalities {list(data.modalities)}",
-                action=f"add {training.modality} to data.modalities",
-            )
-
-
-def _check_fusion(evaluate: Evaluate, students: tuple[StudentMember, ...], where: str) -> None:
-    names = {student.settings.name for student in students}
-    for fusion, pair in evaluate.fusion.items():
-        for name in pair:
-            if name not in names:
-                raise UsageError(
-                    f"{where}: evaluate.fusion.{fusion} names unknown student '{name}'",
-                    expected=f"one of {', '.join(sorted(names))}",
-                    action="correct the name",
-                )
-        first, second = ({s.settings.seed for s in students if s.settings.name == name} for name in pair)
-        if not first & second:
-            raise UsageError(
-                f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have no seed in common, "
-                "by which they are paired",
-                expected="runs of the same seeds",
-                action="give both the same seeds",
-            )
-        runs = [(s.settings.name, s.settings.seed) for s in students if s.settings.name in pair]
-        if len(set(runs)) < len(runs):
-            raise UsageError(
-                f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have several runs of one seed",
-                expected="one run a name and seed, by which they are paired",
-                action="give runs that differ in more than their seed names of their own",
-            )
-
-
-def _check_published(evaluate: Evaluate, students: tuple[StudentMember, ...], where: str) -> None:
-    names = {student.settings.name for student in students} | evaluate.fusion.keys()
-    for name in evaluate.published:
-        if name not in names:
-            raise UsageError(
-                f"{where}: evaluate.published names unknown student or fusion '{name}'",
-                expected=f"one of {', '.join(sorted(names))}",
-                action="correct the name, or remove the figure",
-            )
-
-
 def _refuse_twins(ids: list[str], where: str, section: str) -> None:
-    for twin in {i for i in ids if ids.count(i) > 1}:
-        raise UsageError(
-            f"{where}: {section} holds {twin} twice",
-            expected="members that differ",
-            action="give each a seed",
-        )
+    for twin, count in Counter(ids).items():
+        if count > 1:
+            raise UsageError(
+                f"{where}: {section} holds {twin} twice",
+                expected="members that differ",
+                action="give each a seed",
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,16 @@ from numpy.typing import NDArray
 from tests.method import oracle
 from ukd_dist.method import kernels
 from ukd_dist.method.fixedpoint import HIGH_BITS, LOW_BITS
+
+NO_CACHE = """
+from numba.core.caching import CacheImpl
+CacheImpl._locator_classes = []  # as of an installation that cannot be written, for a user without a home
+import numpy as np
+from ukd_dist.method import kernels
+out_n = np.empty(1)
+kernels.cross_entropies(np.zeros((1, 4)), np.zeros(1, np.int64), 1.0, 0.0, out_n)
+print(out_n[0])
+"""
 
 shapes = st.tuples(st.integers(1, 40), st.integers(2, 30))
 logits_of_any_size = shapes.flatmap(
@@ -99,3 +111,9 @@ def test_known_rows_give_known_bytes() -> None:
         "0x1.188e8fe5b0dd6p+0",
         "0x1.62bb3da136584p-1",
     ]
+
+
+def test_no_folder_is_needed_to_keep_the_compiled_code_in() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_CACHE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(np.log(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ukd_dist.data.knowledge import LOGITS, open_rows, write_logits
 from ukd_dist.data.shards import Rows, Sample
 from ukd_dist.errors import DataError
 from ukd_dist.method.weighting import Weighting
-from ukd_dist.stages.blocks import Block, Opinion, Work, assemble
+from ukd_dist.stages.blocks import Block, Opinion, Work, assemble, divide
 
 ROWS, CLASSES = 9, 4
 SAMPLES = Rows([Sample("train", n, f"v{n}", n % CLASSES, "a", "", 30, 30.0, 64, 48) for n in range(ROWS)])
@@ -86,3 +87,12 @@ def test_a_logit_that_cannot_be_weighed_is_refused_by_its_file(value: float, tmp
     what = "out of range" if value == 1e30 else "NaN or infinite"
     with pytest.raises(DataError, match=f"^{array.path}: 1 logits are {what}, the first in row 6; expected"):
         assemble(job, Block(0, torch.from_numpy(SAMPLES.labels)))
+
+
+@given(st.integers(1, 3_000), st.integers(1, 3_000))
+def test_blocks_hold_every_row_once_and_travel_with_their_own_labels_alone(rows: int, size: int) -> None:
+    blocks = divide(torch.arange(rows), range(0, rows, size), {0: Path("sums")})
+    assert torch.equal(torch.cat([block.labels_n for block in blocks]), torch.arange(rows))
+    assert [block.end for block in blocks] == [*(block.begin for block in blocks[1:]), rows]
+    assert [block.base for block in blocks] == [Path("sums"), *[None] * (len(blocks) - 1)]
+    assert all(len(pickle.dumps(block)) < 8 * size + 1_000 for block in blocks)

@@ -16,7 +16,7 @@ from tests.stages import small_run
 from tests.stages.small_run import CLASSES, REJECTED, TEST, TRAIN
 from tests.test_cli import invoke, told
 from ukd_dist import manifest, pipeline
-from ukd_dist.data.knowledge import LOGITS, TARGET, open_finished
+from ukd_dist.data.knowledge import LOGITS, TARGET, logits_name, open_finished, write_logits
 from ukd_dist.data.rowarray import RowArray
 from ukd_dist.data.shards import SplitName
 from ukd_dist.errors import DataError, MismatchError
@@ -402,6 +402,16 @@ def test_the_logits_of_a_run_are_listed(run: RunDirectory) -> None:
         "bytes": (run.teacher("theirs") / "logits/train.safetensors").stat().st_size,
     }
     assert (test["split"], test["rows"], test["covered"], test["trained_on"]) == ("test", 6, 6, 0)
+
+
+def test_logits_of_several_views_are_listed_with_their_view(run: RunDirectory) -> None:
+    rows = small_run.shards(run).rows["train"]
+    directory, name = run.teacher("several"), logits_name("train")
+    logits_nvc, trained_on = torch.zeros(len(rows), 4, len(CLASSES)), torch.ones(len(rows), dtype=torch.bool)
+    write_logits(directory / name, logits_nvc, rows, "train", view="random-4-s0", trained_on=trained_on)
+    manifest.commit(directory, "teacher", {}, {}, [name])
+    (holding,) = listed()
+    assert (holding["rows"], holding["classes"], holding["view"]) == (12, 3, "random-4-s0")
 
 
 def test_people_are_told_the_same(run: RunDirectory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,11 @@ FOLDS = "  folds: {{method: pkd, rows: out_of_fold, teachers: {{fold: [0, 1]}}}}
 MANY = fake_run.EXPERIMENT.replace("[rgb, flow]}}}}", "[rgb, flow], seed: [0, 1, 2, 3, 4, 5, 6]}}}}")
 
 
-def with_folds(text: str, count: int) -> str:
-    return text.replace("source: synthetic\n", f"source: synthetic\n  folds: {{{{count: {count}}}}}\n")
+def with_folds(text: str) -> str:
+    """Each teacher twice, where it left out the one half of the rows and the other."""
+    return text.replace("synthetic", "synthetic\n  folds: {{count: 2}}", 1).replace(
+        "modality: [rgb, flow]", "modality: [rgb, flow], fold: [0, 1]"
+    )
 
 
 def origin(run: RunDirectory, experiment: Experiment, name: str) -> Origin:
@@ -80,8 +84,7 @@ def test_the_page_says_how_a_target_was_made(root: Path) -> None:
 
 
 def test_in_sample_accuracy_is_told_from_that_of_a_target_out_of_fold(tmp_path: Path) -> None:
-    text = with_folds(fake_run.EXPERIMENT.replace("students:\n", FOLDS, 1), 2)
-    text = text.replace("[rgb, flow]}}}}", "[rgb, flow], fold: [null, 0, 1]}}}}")
+    text = with_folds(fake_run.EXPERIMENT).replace("students:\n", FOLDS, 1)
     run = fake_run.build(tmp_path, text)
     rows = page_of(tmp_path, text).sections["targets"]
     heads = [row for row in rows if row and row[0] == "teacher"]
@@ -91,8 +94,7 @@ def test_in_sample_accuracy_is_told_from_that_of_a_target_out_of_fold(tmp_path: 
         (False, True),
     ]
     entries = opinions(run, fake_run.experiment(tmp_path, text), "folds")["teachers"]
-    assert len(entries) == 8
-    assert [row[2] for row in rows[-8:]] == [str(entry["heard"]) for entry in entries]
+    assert [row[2] for row in rows[-len(entries) :]] == [str(entry["heard"]) for entry in entries]
 
 
 def test_a_single_teacher_has_no_table_of_classes(tmp_path: Path) -> None:
@@ -186,12 +188,21 @@ def test_of_many_teachers_the_page_shows_the_most_heard(tmp_path: Path) -> None:
         assert {row["teacher"] for row in csv.DictReader(file)} == shares.keys()
 
 
+def test_teachers_from_elsewhere_are_a_group_of_their_own_among_many(tmp_path: Path) -> None:
+    run, experiment = fake_run.build(tmp_path, MANY), fake_run.experiment(tmp_path, MANY)
+    *fleet, first, second = experiment.teachers
+    elsewhere = dataclasses.replace(experiment, teachers=tuple(fleet), imported=(first.id, second.id))
+    together, _ = origin(run, elsewhere, "ukd").panels
+    assert [(v.label, v.teachers) for v in together.voices][-2:] == [("x3d_tiny flow", 5), ("imported", 2)]
+
+
 def test_accuracy_of_several_is_weighed_by_the_rows_that_each_is_heard_on(tmp_path: Path) -> None:
-    text = with_folds(MANY.replace("flow], seed: [", "flow], fold: ["), 7)
-    text = text.replace("method: pkd", "method: pkd, rows: out_of_fold")
+    text = with_folds(MANY).replace("method: pkd", "method: pkd, rows: out_of_fold")
     run, experiment = fake_run.build(tmp_path, text), fake_run.experiment(tmp_path, text)
     first, *_ = origin(run, experiment, "ukd").panels[0].voices
-    own = opinions(run, experiment, "ukd")["teachers"][:7]
+    entries = opinions(run, experiment, "ukd")["teachers"]
+    own = [entry for entry in entries if entry["id"].startswith("slowfast_tiny-rgb-")]
+    assert first.teachers == len(own) == 14
     heard = [entry["heard"] for entry in own]
     assert len(set(heard)) > 1
     assert first.heard == sum(heard)

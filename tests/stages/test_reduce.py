@@ -147,12 +147,37 @@ def test_a_target_of_a_teacher_less_takes_it_out_and_has_the_same_bytes(
     assert content(four) == shrunk
 
 
+def test_a_target_with_a_teacher_whose_logits_are_gone_is_no_start_for_one_without(
+    cluster: RayCluster, copy: Store
+) -> None:
+    run(cluster, copy.experiment(targets("pkd"), teachers=5))
+    (*_, last) = copy.experiment(targets("pkd"), teachers=5).teachers
+    logits_path(RunDirectory(copy.root).teacher(last.id), "train").unlink()
+    (four,) = run(cluster, copy.experiment(targets("pkd"), teachers=4))
+    assert base_of(four) is None
+
+
 @pytest.mark.parametrize("method", ["best", "confidence"])
-def test_a_weighting_that_compares_teachers_starts_from_none(
+def test_a_weighting_that_compares_teachers_starts_from_none_and_keeps_none(
     cluster: RayCluster, copy: Store, method: str
 ) -> None:
-    run(cluster, copy.experiment(targets(method), teachers=4))
+    (four,) = run(cluster, copy.experiment(targets(method), teachers=4))
     (five,) = run(cluster, copy.experiment(targets(method), teachers=5))
+    assert base_of(five) is None
+    assert not (four / SUMS).exists()
+
+
+def test_a_damaged_target_is_no_start_for_another(cluster: RayCluster, copy: Store) -> None:
+    (four,) = run(cluster, copy.experiment(targets("pkd"), teachers=4))
+    flip(-3)(four / manifest.FILENAME)
+    (five,) = run(cluster, copy.experiment(targets("pkd"), teachers=5))
+    assert base_of(five) is None
+
+
+def test_a_target_whose_sums_are_gone_is_no_start_for_another(cluster: RayCluster, copy: Store) -> None:
+    (four,) = run(cluster, copy.experiment(targets("pkd"), teachers=4))
+    shutil.rmtree(four / SUMS)
+    (five,) = run(cluster, copy.experiment(targets("pkd"), teachers=5))
     assert base_of(five) is None
 
 
@@ -185,6 +210,17 @@ def test_blocks_that_are_there_are_not_assembled_again(cluster: RayCluster, copy
     assert content(target) == before
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(blocks) == 4
+
+
+def test_blocks_of_another_size_are_not_taken_for_those_of_this_one(cluster: RayCluster, copy: Store) -> None:
+    (target,) = run(cluster, copy.experiment(targets("pkd")))
+    before = content(target)
+    (target / manifest.FILENAME).unlink()
+
+    run(cluster, copy.experiment(targets("pkd"), reduce_rows=32))
+
+    assert content(target) == before
+    assert len(list((target / SUMS).iterdir())) == 2
 
 
 @pytest.mark.parametrize("method", ["pkd", "confidence"])

@@ -211,7 +211,7 @@ def _check_numbers(path: Path, foreign: ForeignLogits) -> None:
             expected="finite numbers",
             action="mend these samples, or leave them out and import with --partial",
         )
-    sums_n = foreign.logits_nc.double().sum(dim=1)
+    sums_n = foreign.logits_nc.sum(dim=1, dtype=torch.float64)
     if (foreign.logits_nc >= 0).all() and ((sums_n - 1).abs() < _SUM_TOLERANCE).all():
         raise DataError(
             f"{path} holds probabilities: every row sums to one",

@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from ukd_dist.data.knowledge import METADATA
 from ukd_dist.errors import DataError
 from ukd_dist.manifest import write_atomically
 
 SUMS = "sums"  # the folder's name inside a target's directory
-METADATA = "ukd_dist"
 _DIGITS = 16
 
 

@@ -13,6 +13,7 @@ Plain functions of numpy arrays that their callers have checked; torch's tensors
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -35,8 +36,14 @@ _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10, _C11 = (1.0 / math.factorial(i) for i in range(2, 12))
 
 Array = np.ndarray[Any, Any]
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 _inline = numba.njit(inline="always", error_model="numpy")
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder to keep it in: each process compiles it anew
+        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @_compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ukd_dist import manifest
 from ukd_dist.data.knowledge import logits_name
 from ukd_dist.data.sums import SUMS, first_row
+from ukd_dist.errors import DataError
 from ukd_dist.rundir import RunDirectory
 
 
@@ -21,13 +23,13 @@ class Base:
         target: Its id.
         sums: First row of each block -> the file of its sums.
         add: Teachers that it lacks.
-        remove: Teachers that it has beyond the other's.
+        remove: Teachers that it has beyond the other's -> sha256 of the logits that it was given.
     """
 
     target: str
     sums: dict[int, Path]
     add: tuple[str, ...]
-    remove: tuple[str, ...]
+    remove: dict[str, str]
 
     @property
     def teachers(self) -> int:
@@ -46,25 +48,36 @@ def nearest_base(
         inputs: Of the wanted target: the shards' digest, and each teacher's.
         begins: First row of each block.
     """
-    bases = [_base(run, path, settings, inputs, begins) for path in run.finished_targets()]
-    nearest = min((base for base in bases if base), key=lambda base: base.teachers, default=None)
-    return nearest if nearest and nearest.teachers < len(inputs) - 1 else None
+    found = [_base(path, settings, inputs, begins) for path in run.finished_targets()]
+    bases = sorted((base for base in found if base), key=lambda base: base.teachers)
+    nearer = (base for base in bases if base.teachers < len(inputs) - 1)
+    return next((base for base in nearer if _is_there(run, base)), None)
 
 
-def _base(
-    run: RunDirectory, path: Path, settings: dict[str, Any], inputs: dict[str, str], begins: Sequence[int]
-) -> Base | None:
-    found = manifest.read(path)
+def _base(path: Path, settings: dict[str, Any], inputs: dict[str, str], begins: Sequence[int]) -> Base | None:
+    found = _manifest(path)
     if found is None or found.settings != settings or found.inputs["shards"] != inputs["shards"]:
         return None
     sums = {first_row(path / name): path / name for name in found.files if name.startswith(f"{SUMS}/")}
     add = tuple(sorted(t for t, digest in inputs.items() if found.inputs.get(t) != digest))
-    remove = tuple(sorted(t for t, digest in found.inputs.items() if inputs.get(t) != digest))
-    # What is to be taken out must be there as it was put in: a teacher that was trained again is not.
-    there = all(_logits_sha256(run, teacher) == found.inputs[teacher] for teacher in remove)
-    return Base(path.name, sums, add, remove) if there and sorted(sums) == list(begins) else None
+    remove = {t: digest for t, digest in sorted(found.inputs.items()) if inputs.get(t) != digest}
+    return Base(path.name, sums, add, remove) if sorted(sums) == list(begins) else None
+
+
+def _is_there(run: RunDirectory, base: Base) -> bool:
+    """Whether the sums and all that is to be taken out are as they were: a teacher trained again is not."""
+    there = all(path.is_file() for path in base.sums.values())
+    return there and all(_logits_sha256(run, t) == digest for t, digest in base.remove.items())
 
 
 def _logits_sha256(run: RunDirectory, teacher: str) -> str | None:
-    found = manifest.read(run.teacher(teacher))
-    return found.files[logits_name("train")].sha256 if found else None
+    directory, name = run.teacher(teacher), logits_name("train")
+    found = _manifest(directory) if (directory / name).is_file() else None
+    return found.files[name].sha256 if found else None
+
+
+def _manifest(directory: Path) -> manifest.Manifest | None:
+    """As `manifest.read`, but a damaged one is none: what cannot be read is nothing to start from."""
+    with suppress(DataError):
+        return manifest.read(directory)
+    return None

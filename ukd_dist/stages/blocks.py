@@ -6,7 +6,7 @@ number of teachers. Weightings that compare teachers read twice: once for the re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +108,12 @@ class Block:
     def labels(self, num_views: int) -> Tensor:
         """True classes of the rows, each as often as it has views."""
         return self.labels_n.repeat_interleave(num_views)
+
+
+def divide(labels_n: Tensor, begins: range, sums: Mapping[int, Path]) -> list[Block]:
+    """The rows in blocks, each with the sums that it starts from where there are any."""
+    # Of a slice, the labels of all rows would travel to the task.
+    return [Block(n, labels_n[n : n + begins.step].clone(), sums.get(n)) for n in begins]
 
 
 def assemble_block(work: Work, block: Block) -> tuple[int, Path, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,16 +60,21 @@ class Context:
         return False
 
     def values(self, jobs: Sequence[Job], bar: Bar) -> Iterator[Any]:
-        """What jobs return, as it comes; each advances the bar, and the first error ends them.
+        """What jobs return, in their order: sums of floating-point numbers depend on it.
+
+        Each that is done advances the bar, and the first error ends them.
 
         Raises:
             UkdError: What a job raised.
         """
+        names, done = deque(job.name for job in jobs), dict[str, Any]()
         for outcome in self.cluster.run(jobs):
             if outcome.error is not None:
                 raise outcome.error
             bar.advance()
-            yield outcome.value
+            done[outcome.job.name] = outcome.value
+            while names and names[0] in done:
+                yield done.pop(names.popleft())
 
     def run_members(
         self,

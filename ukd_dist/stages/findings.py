@@ -7,7 +7,7 @@ which is the report's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -215,14 +215,23 @@ def _read_member(directory: Path, status: MemberStatus, member: TeacherMember | 
 
 def _with_notes(groups: Sequence[Group]) -> list[Group]:
     """Groups of one name and modality, each told from the others by the settings that differ."""
-    noted = []
+    alike: dict[tuple[str, str, str], list[Group]] = {}
     for group in groups:
-        twins = [
-            g for g in groups if (g.kind, g.name, g.modality) == (group.kind, group.name, group.modality)
-        ]
-        differing = [k for k in group.settings if any(k in _unlike(group, twin) for twin in twins)]
-        noted.append(replace(group, note=", ".join(f"{k} {group.settings[k]}" for k in differing)))
-    return noted
+        alike.setdefault(_name(group), []).append(group)
+    # What differs between any two differs between one of them and the first.
+    differing = {
+        name: {key for twin in twins for key in (*_unlike(twin, twins[0]), *_unlike(twins[0], twin))}
+        for name, twins in alike.items()
+    }
+    return [replace(group, note=_note(group, differing[_name(group)])) for group in groups]
+
+
+def _name(group: Group) -> tuple[str, str, str]:
+    return group.kind, group.name, group.modality
+
+
+def _note(group: Group, settings: Collection[str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in group.settings.items() if key in settings)
 
 
 def _unlike(group: Group, other: Group) -> list[str]:

@@ -94,9 +94,16 @@ def read_imported(directory: Path, shards: str) -> manifest.Manifest | None:
         MismatchError: It was imported into other shards, or is no imported teacher.
     """
     found = manifest.read(directory)
-    return found and manifest.finished(
-        directory, "teacher", {**found.settings, IMPORTED: True}, {"shards": shards}
-    )
+    if found is None:
+        return None
+    try:
+        return manifest.finished(directory, "teacher", {**found.settings, IMPORTED: True}, {"shards": shards})
+    except MismatchError as error:
+        raise MismatchError(
+            error.problem,
+            expected=error.expected,
+            action="import it again (`ukd logits import ... --replace`), or give it another id",
+        ) from error
 
 
 def _check_id(experiment: Experiment, teacher: str) -> None:

@@ -63,7 +63,7 @@ def member_logits(member: Path, kind: Literal["teacher", "student"]) -> Iterator
             path = owner / name
             if found is not None and path.parent == member / "logits":
                 metadata, array = open_unbound(path, LOGITS, verified_checks(owner, name))
-                rows, classes = array.shape
+                rows, classes = array.shape[0], array.shape[-1]
                 yield Holding(
                     kind,
                     member.name,
@@ -74,6 +74,6 @@ def member_logits(member: Path, kind: Literal["teacher", "student"]) -> Iterator
                     int(array.trained_on.read().sum()) if array.trained_on else 0,
                     classes,
                     str(array.dtype).removeprefix("torch."),
-                    metadata["view"],
+                    array.view,
                     found.files[name].bytes,
                 )

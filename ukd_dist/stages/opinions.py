@@ -105,7 +105,7 @@ def describe(tally: Tally, teachers: Sequence[str], classes: Sequence[str]) -> d
 
 
 def chosen_blocks(blocks: Sequence[Block]) -> list[Block]:
-    """Blocks of at most `MOST_ROWS` rows in all, evenly spread; always one."""
+    """Blocks of about `MOST_ROWS` rows in all, evenly spread; all where there are no more, always one."""
     rows = sum(len(block.labels_n) for block in blocks)
     every = max(1, -(-rows // MOST_ROWS))
     return list(blocks[::every])

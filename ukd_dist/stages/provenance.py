@@ -1,7 +1,8 @@
 """Which teachers the targets came from, class by class: what the report shows of each target's opinions.json.
 
-Of many teachers it shows sums over those of one network and modality, and the most heard; all of them are in
-report/opinions.csv. Left out: the shares themselves, which the reduction computes.
+Of many teachers it shows sums over those of one network and modality, those from elsewhere together, and the
+most heard; all of them are in report/opinions.csv. Left out: the shares themselves, which the reduction
+computes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ukd_dist import manifest
 from ukd_dist.config import Target
 from ukd_dist.experiment import Experiment, TargetMember, TeacherMember
 from ukd_dist.rundir import RunDirectory
+from ukd_dist.stages.imports import IMPORTED
 from ukd_dist.stages.reduce import OPINIONS
 from ukd_dist.stages.tables import write_table
 
@@ -26,10 +28,10 @@ _COLUMNS = ("target", "teacher", "class", "share", "top1")
 
 @dataclass(frozen=True)
 class Voice:
-    """What one teacher, or all of one network and modality, contributed to a target.
+    """What one teacher, or several alike, contributed to a target.
 
     Attributes:
-        label: The teacher's id, or network and modality.
+        label: The teacher's id, or network and modality; of several from elsewhere that they are imported.
         teachers: How many speak.
         heard: Training rows that they are heard on, summed over teachers.
         share: Of the weights of all teachers, mean over rows.
@@ -169,8 +171,9 @@ def _panels(voices: tuple[Voice, ...], teachers: Mapping[str, TeacherMember]) ->
         return (Panel("", voices),)
     alike: dict[str, list[Voice]] = {}
     for voice in voices:
-        settings = teachers[voice.label].settings
-        alike.setdefault(f"{settings.arch} {settings.modality}", []).append(voice)
+        member = teachers.get(voice.label)
+        label = f"{member.settings.arch} {member.settings.modality}" if member else IMPORTED
+        alike.setdefault(label, []).append(voice)
     together = tuple(_merged(label, members) for label, members in alike.items())
     loudest = sorted(voices, key=lambda voice: -voice.share)[:MOST_HEARD]
     return (

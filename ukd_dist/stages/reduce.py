@@ -36,7 +36,7 @@ from ukd_dist.experiment import TargetMember, digest
 from ukd_dist.method.weighting import Weighting
 from ukd_dist.metrics import Recorder
 from ukd_dist.stages.bases import nearest_base
-from ukd_dist.stages.blocks import Block, Opinion, Work, assemble_block
+from ukd_dist.stages.blocks import Block, Opinion, Work, assemble_block, divide
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.fleet import finished_teachers, open_opinions
 from ukd_dist.stages.opinions import Tally, chosen_blocks, describe, tally_block
@@ -53,8 +53,9 @@ def reduce(context: Context) -> None:
         DataError: A teacher is not finished, or its logits are damaged or do not fit.
         MismatchError: Logits speak of other videos, or the teachers of a target of different views.
     """
+    shards = ShardSet(context.run.shards, check=False)
     for target in context.experiment.targets:
-        _reduce_one(context, target)
+        _reduce_one(context, target, shards)
 
 
 def weighting_of(settings: Target) -> Weighting:
@@ -68,8 +69,7 @@ def weighting_of(settings: Target) -> Weighting:
     )
 
 
-def _reduce_one(context: Context, target: TargetMember) -> None:
-    shards = ShardSet(context.run.shards, check=False)
+def _reduce_one(context: Context, target: TargetMember, shards: ShardSet) -> None:
     directory = context.run.target(target.id)
     found = finished_teachers(context, target.teachers, f"target '{target.name}'", shards.digest)
     digests = {teacher: taught.files[logits_name("train")].sha256 for teacher, taught in found.items()}
@@ -85,31 +85,31 @@ def _reduce_one(context: Context, target: TargetMember) -> None:
     _check_taught(target, everyone, shards.rows["train"])
     view, num_views = common_view([opinion.logits for opinion in everyone]), everyone[0].num_views
     weighting = weighting_of(target.settings)
-    cluster = context.experiment.cluster
-    rows_per_block = rows_of_a_block(cluster.reduce_rows, len(shards.classes))
+    # Of a weighting that compares, another target has no use for the sums.
+    keep = context.experiment.cluster.keep_sums and not weighting.compares
+    row_elements = len(shards.classes) * num_views
+    rows_per_block = rows_of_a_block(context.experiment.cluster.reduce_rows, row_elements)
     begins = range(0, len(shards.rows["train"]), rows_per_block)
     base = None if weighting.compares else nearest_base(context.run, settings, inputs, begins)
+    heard = dict(zip(target.teachers, everyone, strict=True))
     work = Work(
         weighting=weighting,
         num_classes=len(shards.classes),
         num_views=num_views,
-        add=opened(base.add if base else target.teachers),
-        remove=opened(base.remove if base else ()),
+        add=tuple(heard[teacher] for teacher in base.add) if base else everyone,
+        remove=opened(tuple(base.remove) if base else ()),
         sums=directory / SUMS,
-        digest=digest(settings, inputs, cluster.keep_sums),
-        keep=cluster.keep_sums,
+        digest=digest(settings, inputs, rows_per_block, keep),
+        keep=keep,
     )
     labels_n = torch.from_numpy(shards.rows["train"].labels)
-    blocks = [
-        Block(begin, labels_n[begin : begin + rows_per_block], base.sums[begin] if base else None)
-        for begin in begins
-    ]
+    blocks = divide(labels_n, begins, base.sums if base else {})
     sums, tally = _run(context, target, work, blocks, everyone)
     shape = everyone[0].logits.shape
     checks = _write(directory, shards, settings, [sums[begin] for begin in begins], view, shape)
     table = describe(tally, target.teachers, shards.classes)
     manifest.write_atomically(directory / OPINIONS, json.dumps(table, indent=1).encode())
-    files = [TARGET_FILE, OPINIONS, *_keep(context, directory, sums)]
+    files = [TARGET_FILE, OPINIONS, *_keep(work, sums)]
     summary = {
         "teachers": list(target.teachers),
         "base": base.target if base else None,
@@ -143,8 +143,8 @@ def _run(
             Job(f"compare-{target.id}-{b.begin}", tally_block, (everyone, work, sums[b.begin], b))
             for b in chosen
         ]
-        tallies = list(context.values(jobs, bar))
-    return sums, functools.reduce(operator.add, tallies)
+        tally = functools.reduce(operator.add, context.values(jobs, bar))
+    return sums, tally
 
 
 def _write(
@@ -156,10 +156,12 @@ def _write(
     shape: tuple[int, ...],
 ) -> Checks:
     """Join the blocks to a target of the shape of the teachers' logits."""
-    blocks = [read_sums(path) for path in sums]
+    wholes = {TARGET: shape, MEAN_ENTROPY: shape[:-1]}
+    # Not the sums, which are several times as large.
+    blocks = [{n: tensor for n, tensor in read_sums(path).items() if n in wholes} for path in sums]
     named = {
         name: torch.cat([block[name] for block in blocks]).reshape(whole)
-        for name, whole in ((TARGET, shape), (MEAN_ENTROPY, shape[:-1]))
+        for name, whole in wholes.items()
         if name in blocks[0]
     }
     return write_target(
@@ -172,14 +174,13 @@ def _write(
     )
 
 
-def _keep(context: Context, directory: Path, sums: dict[int, Path]) -> list[str]:
+def _keep(work: Work, sums: dict[int, Path]) -> list[str]:
     """Drop the sums, or what is no more of them; the names of those that are kept."""
-    if not context.experiment.cluster.keep_sums:
-        shutil.rmtree(directory / SUMS)
+    if not work.keep:
+        shutil.rmtree(work.sums)
         return []
-    for path in (directory / SUMS).iterdir():
-        if path not in sums.values():
-            path.unlink()
+    for path in set(work.sums.iterdir()).difference(sums.values()):
+        path.unlink(missing_ok=True)
     return [f"{SUMS}/{path.name}" for path in sums.values()]
 
 
@@ -199,11 +200,12 @@ def _check_taught(target: TargetMember, everyone: tuple[Opinion, ...], rows: Row
         )
 
 
-def rows_of_a_block(wanted: int | None, num_classes: int) -> int:
+def rows_of_a_block(wanted: int | None, row_elements: int) -> int:
     """Rows a task: in whole checked blocks, so that no byte is read twice; less than one block stays.
 
-    By default as many as keep a block's sums (16 bytes a class) within 8 MiB, which a core's caches hold.
+    By default as many as keep a block's sums (16 bytes an element: a class of a view) within 8 MiB, which a
+    core's caches hold, but a checked block at least.
     """
     if wanted is None:
-        wanted = min(max(_BLOCK_ELEMENTS // num_classes, ROWS_PER_CHECK), 8 * ROWS_PER_CHECK)
+        wanted = min(max(_BLOCK_ELEMENTS // row_elements, ROWS_PER_CHECK), 8 * ROWS_PER_CHECK)
     return wanted - wanted % ROWS_PER_CHECK or wanted
