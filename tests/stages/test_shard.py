@@ -11,12 +11,13 @@ from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
 from ukd_dist.config import Cluster
 from ukd_dist.data.shards import ShardSet
+from ukd_dist.data.sources import read_source
 from ukd_dist.errors import DataError, UsageError
 from ukd_dist.experiment import Experiment, parse
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
-from ukd_dist.stages.shard import shard
+from ukd_dist.stages.shard import shard, shard_settings
 from ukd_dist.status import rejected
 
 STUDY = """
@@ -129,10 +130,12 @@ def test_validation_videos_have_tars_and_rows_of_their_own_and_the_others_keep_t
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("codec", ["vp9", "copy", "jpeg"])
 def test_tars_that_are_there_are_not_made_again_and_the_bytes_are_the_same(
-    videos: Path, tmp_path: Path, cluster: RayCluster
+    videos: Path, tmp_path: Path, cluster: RayCluster, codec: str
 ) -> None:
-    whole, cut = study(tmp_path / "whole", videos), study(tmp_path / "cut", videos)
+    stored = [f"data.codec={codec}", *(["data.encoding.short_side=null"] if codec == "copy" else [])]
+    whole, cut = (study(tmp_path / name, videos, *stored) for name in ("whole", "cut"))
     shard(context(whole, cluster))
     shard(context(cut, cluster))
     directory = tmp_path / "cut/shards"
@@ -144,6 +147,24 @@ def test_tars_that_are_there_are_not_made_again_and_the_bytes_are_the_same(
 
     assert kept.stat().st_mtime_ns == written_ns
     assert contents(directory) == contents(tmp_path / "whole/shards")
+    assert ShardSet(directory).codec == codec
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recorded"),
+    [
+        ([], {}),
+        (["data.encoding.jpeg_qscale=5"], {}),
+        (["data.codec=jpeg"], {"jpeg_qscale": 2}),
+        (["data.encoding.flow=farneback"], {"flow": "farneback"}),
+    ],
+)
+def test_settings_that_make_no_difference_to_earlier_shards_are_not_recorded(
+    videos: Path, tmp_path: Path, overrides: list[str], recorded: dict[str, object]
+) -> None:
+    data = study(tmp_path, videos, *overrides).data
+    earlier = {"short_side": 32, "crf_rgb": 24, "crf_flow": 12, "flow_bound": 20.0, "samples_per_shard": 8}
+    assert shard_settings(data, read_source(data))["encoding"] == {**earlier, **recorded}
 
 
 def test_a_preferred_distribution_that_prefers_nothing_is_refused_before_any_work(

@@ -177,14 +177,14 @@ def _encoded(
 
 
 def _single_frames(encoded: Iterable[EncodedBatch], clip: Clip) -> Iterator[EncodedBatch]:
-    """Batches of the clips' frames, in order, each with what its clip's view says."""
+    """Batches of the clips' frames, in order, each with what its clip's view says but the first frame."""
     for videos, rows, views, starts, *crops in encoded:
         frames = [
             frame
             for video, start in zip(videos, starts.tolist(), strict=True)
             for frame in jpegs.select(video, start, clip.stride, clip.frames)
         ]
-        yield frames, *(np.repeat(column, clip.frames) for column in (rows, views, starts, *crops))
+        yield frames, *(np.repeat(column, clip.frames) for column in (rows, views, *crops))
 
 
 def encoded_batch(videos: Sequence[npt.NDArray[np.uint8]], batch: Batch) -> EncodedBatch:
@@ -219,8 +219,8 @@ def _build(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=2
     )
     def pipeline() -> tuple[Any, Any, Any]:
-        encoded, rows, views, start, short_side, crop_x, crop_y, mirror = fn.external_source(
-            source=source, num_outputs=8, batch=True
+        encoded, rows, views, *starts, short_side, crop_x, crop_y, mirror = fn.external_source(
+            source=source, num_outputs=7 if single_frames else 8, batch=True
         )
         if single_frames:
             # The CPU's way of enlarging chroma, on a GPU too: one network, one picture.
@@ -229,7 +229,7 @@ def _build(
             frames = fn.decoders.video(
                 encoded,
                 device=backend,
-                start_frame=start,
+                start_frame=starts[0],
                 sequence_length=clip.frames,
                 stride=clip.stride,
                 pad_mode="edge",
