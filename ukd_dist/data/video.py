@@ -1,4 +1,4 @@
-"""Video files in and encoded streams out, through PyAV: the only module that knows a container or a codec.
+"""Video files in and encoded streams out, through PyAV; single JPEG frames and copied streams are beside it.
 
 Frames travel as planar 4:2:0 arrays (`yuv420p`, uint8 `[height * 3 / 2, width]`, limited range), so that no
 colour conversion stands between a camera's file and a shard; DALI converts once, when a clip is decoded.
