@@ -257,6 +257,16 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         ),
         (["data.modalities=[rgb, rgb]"], "data: modalities ['rgb', 'rgb'] names one twice"),
         (["data.modalities=[rgb]"], "slowfast_tiny sees modality 'flow', which is not sharded; expected one"),
+        (
+            ["data.codec=copy", "data.encoding.short_side=240"],
+            "data: encoding.short_side 240 with codec: copy, which cannot scale; expected "
+            "encoding.short_side null: a copied stream keeps its size; remove encoding.short_side, or "
+            "set codec: vp9 or jpeg",
+        ),
+        (
+            ["teachers.fleet.1.resources.decode=gpu"],
+            "teachers.fleet[1].resources: decode: gpu with gpus 0; expected a GPU, or a share of one;",
+        ),
         (["teachers.defaults.warmup_epochs=4"], "teachers.fleet[0]: warmup_epochs 4 leaves nothing of 4"),
         (["evaluate.fusion.two=[ukd, flow]"], "evaluate.fusion.two names unknown student 'flow'; expected"),
         (

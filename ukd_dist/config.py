@@ -15,6 +15,8 @@ from pydantic import Field, field_validator, model_validator
 from ukd_dist.settings import Settings, SettingsError
 
 Modality = Literal["rgb", "flow"]
+Codec = Literal["vp9", "copy", "jpeg"]
+FlowMethod = Literal["dis_medium", "dis_fast", "farneback"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -109,6 +111,10 @@ class Encoding(Settings):
     )
     crf_rgb: int = Field(24, ge=0, le=63, description="VP9 quality of rgb, lower is better")
     crf_flow: int = Field(12, ge=0, le=63, description="VP9 quality of flow, lower is better")
+    jpeg_qscale: int = Field(
+        2, ge=2, le=31, description="codec: jpeg's quality of rgb, FFmpeg's scale, lower is better"
+    )
+    flow: FlowMethod = Field("dis_medium", description="how optical flow is found (OpenCV)")
     flow_bound: float = Field(20.0, gt=0, description="largest flow that is kept, stored pixels a frame")
     samples_per_shard: int = Field(64, ge=1, description="samples in one tar")
 
@@ -198,7 +204,9 @@ class Data(Settings):
         None, description="of the training rows, for teachers that leave one out (their `fold`)"
     )
     modalities: tuple[Modality, ...] = Field(("rgb",), min_length=1, description="components of a sample")
-    codec: Literal["vp9"] = Field("vp9", description="codec of the stored videos")
+    codec: Codec = Field(
+        "vp9", description="of stored rgb: vp9; copy: the source's own stream, unchanged; jpeg: single frames"
+    )
     encoding: Encoding = Field(default_factory=Encoding, description="size and quality in the shards")
     clip: Clip = Field(default_factory=Clip, description="clips of every network that does not say otherwise")
     views: Views = Field(
@@ -268,6 +276,16 @@ class Data(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _codec_can_scale(self) -> Data:
+        if self.codec == "copy" and self.encoding.short_side is not None:
+            raise SettingsError(
+                f"encoding.short_side {self.encoding.short_side} with codec: copy, which cannot scale",
+                expected="encoding.short_side null: a copied stream keeps its size",
+                action="remove encoding.short_side, or set codec: vp9 or jpeg",
+            )
+        return self
+
 
 class Resources(Settings):
     """What Ray reserves for one process."""
@@ -275,11 +293,24 @@ class Resources(Settings):
     cpus: float = Field(1.0, gt=0, description="CPU cores; also the process's threads")
     gpus: float = Field(0.0, ge=0, description="GPUs, fractions allowed")
     memory_gib: float | None = Field(None, gt=0, description="host memory, GiB; null reserves none")
+    decode: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="where clips are decoded; auto: on the process's GPU where it has one"
+    )
 
     @model_validator(mode="after")
     def _several_gpus_are_whole(self) -> Resources:
         if self.gpus > 1 and not self.gpus.is_integer():
             raise ValueError(f"gpus {self.gpus:g} is more than one and no whole number")
+        return self
+
+    @model_validator(mode="after")
+    def _a_gpu_decodes_where_there_is_one(self) -> Resources:
+        if self.decode == "gpu" and not self.gpus:
+            raise SettingsError(
+                "decode: gpu with gpus 0",
+                expected="a GPU, or a share of one",
+                action="set gpus, or decode: auto",
+            )
         return self
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ukd_dist.config import Clip, Modality, Views
+from ukd_dist.config import Clip, Codec, Modality, Views
 from ukd_dist.data.clips import (
     CHANNELS,
     RGB_MEAN,
@@ -93,6 +93,7 @@ def decoded(
     modality: Modality = "rgb",
     device: torch.device = CPU,
     num_threads: int = 1,
+    codec: Codec = "vp9",
 ) -> list[np.ndarray]:
     """The clips of each batch, `[batch, channels, frames, size, size]`."""
     return [
@@ -104,6 +105,7 @@ def decoded(
             batch_size=max(len(batch.rows) for batch in batches),
             flow_bound=BOUND,
             device=device,
+            codec=codec,
             num_threads=num_threads,
         )
     ]

@@ -14,13 +14,13 @@ from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
 from ukd_dist.config import Cluster, Encoding
 from ukd_dist.data.shards import Sample, ShardSet, read_index
-from ukd_dist.data.sources import ListedVideo
+from ukd_dist.data.sources import ListedVideo, read_source
 from ukd_dist.errors import DataError, UsageError
 from ukd_dist.experiment import Experiment, parse
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
-from ukd_dist.stages.shard import probe_videos, shard, write_one
+from ukd_dist.stages.shard import probe_videos, shard, shard_settings, write_one
 from ukd_dist.status import rejected
 
 STUDY = """
@@ -125,7 +125,7 @@ def test_a_sample_is_named_by_its_key_whatever_its_file_is_called(name: str, tmp
     assert verdict.info is not None
     sample = Sample("train", 0, verdict.video.key, 0, "Run", "1", verdict.info.frames, 30.0, 96, 64)
 
-    write_one(tmp_path / "train-000000.tar", [(sample, tmp_path / name)], ("rgb", "flow"), Encoding())
+    write_one(tmp_path / "train-000000.tar", [(sample, tmp_path / name)], ("rgb", "flow"), Encoding(), "vp9")
 
     ((key, components),) = read_index(tmp_path / "train-000000.idx")
     assert key == "Run_1_1"
@@ -169,10 +169,12 @@ def test_validation_videos_have_tars_and_rows_of_their_own_and_the_others_keep_t
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("codec", ["vp9", "copy", "jpeg"])
 def test_tars_that_are_there_are_not_made_again_and_the_bytes_are_the_same(
-    videos: Path, tmp_path: Path, cluster: RayCluster
+    videos: Path, tmp_path: Path, cluster: RayCluster, codec: str
 ) -> None:
-    whole, cut = study(tmp_path / "whole", videos), study(tmp_path / "cut", videos)
+    stored = [f"data.codec={codec}", *(["data.encoding.short_side=null"] if codec == "copy" else [])]
+    whole, cut = (study(tmp_path / name, videos, *stored) for name in ("whole", "cut"))
     shard(context(whole, cluster))
     shard(context(cut, cluster))
     directory = tmp_path / "cut/shards"
@@ -184,6 +186,24 @@ def test_tars_that_are_there_are_not_made_again_and_the_bytes_are_the_same(
 
     assert kept.stat().st_mtime_ns == written_ns
     assert contents(directory) == contents(tmp_path / "whole/shards")
+    assert ShardSet(directory).codec == codec
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recorded"),
+    [
+        ([], {}),
+        (["data.encoding.jpeg_qscale=5"], {}),
+        (["data.codec=jpeg"], {"jpeg_qscale": 2}),
+        (["data.encoding.flow=farneback"], {"flow": "farneback"}),
+    ],
+)
+def test_settings_that_make_no_difference_to_earlier_shards_are_not_recorded(
+    videos: Path, tmp_path: Path, overrides: list[str], recorded: dict[str, object]
+) -> None:
+    data = study(tmp_path, videos, *overrides).data
+    earlier = {"short_side": 32, "crf_rgb": 24, "crf_flow": 12, "flow_bound": 20.0, "samples_per_shard": 8}
+    assert shard_settings(data, read_source(data))["encoding"] == {**earlier, **recorded}
 
 
 @pytest.mark.cluster

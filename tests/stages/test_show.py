@@ -113,7 +113,7 @@ def test_shards_of_one_modality_show_what_they_have(
 def of_one_modality(directory: Path, video: Path, modality: Modality) -> ShardSet:
     info = probe(video)
     sample = Sample("train", 0, video.stem, 0, "Drink", "", info.frames, info.fps, 86, 64)
-    write_one(directory / "train-000000.tar", [(sample, video)], (modality,), ENCODING)
+    write_one(directory / "train-000000.tar", [(sample, video)], (modality,), ENCODING, "vp9")
     manifest.write_atomically(directory / SAMPLES, samples_csv([sample]))
     settings = {"classes": ["Drink"], "encoding": ENCODING.model_dump(mode="json")}
     files = [SAMPLES, "train-000000.tar", "train-000000.idx"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ukd_dist.config import Teacher, Views
+from ukd_dist.config import Resources, Teacher, Views
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.models.networks import VideoNetwork
 from ukd_dist.training.inference import infer
@@ -38,6 +38,21 @@ def one_by_one(model: VideoNetwork, shards: ShardSet, views: Views) -> dict[tupl
                 batch.rows_b.tolist(), batch.views_b.tolist(), model(batch.clips_bcthw), strict=True
             )
         }
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_process_with_a_gpu_decodes_on_its_cpu_where_it_is_told_to(shards: ShardSet) -> None:
+    """NVDEC takes no VP9 as small as these shards': what is decoded was not decoded by it."""
+    device = torch.device("cuda")
+    on_cpu = SETTINGS.model_copy(update={"resources": Resources(gpus=1, decode="cpu")})
+    for clips, wanted in zip(
+        evaluation_clips(shards, "test", on_cpu, device),
+        evaluation_clips(shards, "test", SETTINGS, CPU),
+        strict=True,
+    ):
+        assert clips.clips_bcthw.device.type == clips.labels_b.device.type == "cuda"
+        assert torch.equal(clips.clips_bcthw.cpu(), wanted.clips_bcthw)
 
 
 def test_random_views_give_logits_each(model: VideoNetwork, shards: ShardSet) -> None:

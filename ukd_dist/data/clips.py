@@ -2,7 +2,8 @@
 
 The encoded bytes, row numbers and views are handed in from outside, so that batch order and views stay the
 pure functions that `views` computes; DALI's own reader shuffles within a window only. Flow clips are in
-stored pixels a frame, x before y; a mirrored clip has its x negated.
+stored pixels a frame, x before y; a mirrored clip has its x negated. Videos and single JPEG frames enter by
+different decoders; all that follows is the same.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ukd_dist.config import Clip, Modality
-from ukd_dist.data.modalities import component
+from ukd_dist.config import Clip, Codec, Modality
+from ukd_dist.data import jpegs
+from ukd_dist.data.modalities import component, stored_codec
 from ukd_dist.data.shards import ShardSet, SplitName
+from ukd_dist.data.streams import check_cpu_decodes
 from ukd_dist.data.views import Batch
 
 # Gamma-corrected dark videos are far from ImageNet's statistics; one mean and deviation serve every channel.
@@ -53,6 +56,7 @@ def decode_clips(
     *,
     batch_size: int,
     device: torch.device,
+    decoder: torch.device | None = None,
     num_threads: int = 1,
 ) -> Iterator[Clips]:
     """Decode the batches' clips in order.
@@ -64,25 +68,31 @@ def decode_clips(
         clip: Frames, size and gamma.
         batches: Rows and views, `views.training_batches` or `views.evaluation_batches`.
         batch_size: Largest number of rows of a batch.
-        device: cuda decodes with NVDEC; cpu with DALI's software decoder.
+        device: Where the clips are wanted.
+        decoder: What decodes them: cuda with NVDEC and nvJPEG, cpu with DALI's software; default: `device`.
         num_threads: DALI's threads.
 
     Yields:
-        The clips on `device`. On a CPU they alias DALI's buffer until the next step.
+        The clips on `device`. On a CPU they may alias DALI's buffer until the next step.
+
+    Raises:
+        UsageError: The shards lack the component, or its codec needs NVDEC and the decoder is a CPU.
     """
+    decoder = decoder or device
     labels = torch.from_numpy(shards.rows[split].labels)
-    encoded = _encoded(shards, split, component(modality), batches)
-    bound = shards.encoding.flow_bound
+    codec = stored_codec(modality, shards.codec)
+    encoded = _encoded(shards, split, modality, batches, on_cpu=decoder.type == "cpu")
     for clips_bcthw, rows_b, views_b in decode(
         encoded,
         modality,
         clip,
         batch_size=batch_size,
-        flow_bound=bound,
-        device=device,
+        flow_bound=shards.encoding.flow_bound,
+        device=decoder,
+        codec=codec,
         num_threads=num_threads,
     ):
-        yield Clips(clips_bcthw, rows_b.to(device), views_b.to(device), labels[rows_b].to(device))
+        yield Clips(clips_bcthw.to(device), rows_b.to(device), views_b.to(device), labels[rows_b].to(device))
 
 
 def decode(
@@ -93,15 +103,30 @@ def decode(
     batch_size: int,
     flow_bound: float,
     device: torch.device,
+    codec: Codec = "vp9",
     num_threads: int = 1,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Decode encoded videos as their views say.
+
+    Args:
+        encoded: `encoded_batch` of each batch.
+        modality: What the videos show.
+        clip: Frames, size and gamma.
+        batch_size: Largest number of videos of a batch.
+        flow_bound: Flow that the lightest grey level stands for, stored pixels a frame.
+        device: What decodes.
+        codec: How the videos are stored; jpeg: as `jpegs` holds them.
+        num_threads: DALI's threads.
 
     Yields:
         The clips on `device`; on the CPU their row numbers and the numbers of their stored views, int64.
     """
     device_id = (device.index or 0) if device.type == "cuda" else None
-    pipeline = _build(encoded, modality, clip, batch_size, flow_bound, device_id, num_threads)
+    stills = clip.frames if codec == "jpeg" else 1  # samples of the pipeline that make one clip
+    source = _single_frames(encoded, clip) if codec == "jpeg" else encoded
+    pipeline = _build(
+        source, modality, clip, batch_size * stills, flow_bound, device_id, num_threads, codec == "jpeg"
+    )
     # Copies on one stream of their own: waiting for them must not wait for the training step before.
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
     while True:
@@ -110,28 +135,56 @@ def decode(
         except StopIteration:
             return
         rows_b, views_b = (
-            torch.from_numpy(np.asarray(n.as_tensor()).reshape(-1).astype(np.int64)) for n in numbers
+            torch.from_numpy(np.asarray(n.as_tensor()).reshape(-1)[::stills].astype(np.int64))
+            for n in numbers
         )
-        yield _to_torch(clips.as_tensor(), copying), rows_b, views_b
+        shared: torch.Tensor = torch.utils.dlpack.from_dlpack(clips.as_tensor())
+        if codec == "jpeg":
+            shared = shared.reshape(-1, clip.frames, *shared.shape[1:]).transpose(1, 2)
+        yield _owned(shared, copying), rows_b, views_b
 
 
-def _to_torch(clips: Any, copying: torch.cuda.Stream | None) -> torch.Tensor:
-    """DALI's output as a tensor; on a GPU a copy, since DALI reuses its buffer while kernels may read it."""
-    shared: torch.Tensor = torch.utils.dlpack.from_dlpack(clips)
+def _owned(shared: torch.Tensor, copying: torch.cuda.Stream | None) -> torch.Tensor:
+    """DALI's output in order of memory; on a GPU a copy: DALI reuses its buffer while kernels read."""
     if copying is None:
-        return shared
+        return shared.contiguous()
     with torch.cuda.stream(copying):
-        owned = shared.clone()
+        owned = shared.clone(memory_format=torch.contiguous_format)
     copying.synchronize()
     owned.record_stream(torch.cuda.current_stream(owned.device))
     return owned
 
 
 def _encoded(
-    shards: ShardSet, split: SplitName, name: str, batches: Iterable[Batch]
-) -> Iterator[tuple[Any, ...]]:
+    shards: ShardSet,
+    split: SplitName,
+    modality: Modality,
+    batches: Iterable[Batch],
+    *,
+    on_cpu: bool,
+) -> Iterator[EncodedBatch]:
+    name = component(modality, shards.codec)
+    unchecked = on_cpu and stored_codec(modality, shards.codec) == "copy"
+    sound: set[int] = set()
     for batch in batches:
-        yield encoded_batch([shards.read(split, int(row), name) for row in batch.rows], batch)
+        videos = [shards.read(split, int(row), name) for row in batch.rows]
+        if unchecked:
+            for row, video in zip(batch.rows.tolist(), videos, strict=True):
+                if row not in sound:
+                    check_cpu_decodes(video, f"'{shards.rows[split].keys[row]}' in {shards.directory}")
+                    sound.add(row)
+        yield encoded_batch(videos, batch)
+
+
+def _single_frames(encoded: Iterable[EncodedBatch], clip: Clip) -> Iterator[EncodedBatch]:
+    """Batches of the clips' frames, in order, each with what its clip's view says but the first frame."""
+    for videos, rows, views, starts, *crops in encoded:
+        frames = [
+            frame
+            for video, start in zip(videos, starts.tolist(), strict=True)
+            for frame in jpegs.select(video, start, clip.stride, clip.frames)
+        ]
+        yield frames, *(np.repeat(column, clip.frames) for column in (rows, views, *crops))
 
 
 def encoded_batch(videos: Sequence[npt.NDArray[np.uint8]], batch: Batch) -> EncodedBatch:
@@ -156,24 +209,31 @@ def _build(
     flow_bound: float,
     device_id: int | None,
     num_threads: int,
+    single_frames: bool,
 ) -> Any:
     from nvidia.dali import fn, math, pipeline_def, types
+
+    backend = "cpu" if device_id is None else "mixed"
 
     @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=2
     )
     def pipeline() -> tuple[Any, Any, Any]:
-        encoded, rows, views, start, short_side, crop_x, crop_y, mirror = fn.external_source(
-            source=source, num_outputs=8, batch=True
+        encoded, rows, views, *starts, short_side, crop_x, crop_y, mirror = fn.external_source(
+            source=source, num_outputs=7 if single_frames else 8, batch=True
         )
-        frames = fn.decoders.video(
-            encoded,
-            device="cpu" if device_id is None else "mixed",
-            start_frame=start,
-            sequence_length=clip.frames,
-            stride=clip.stride,
-            pad_mode="edge",
-        )
+        if single_frames:
+            # The CPU's way of enlarging chroma, on a GPU too: one network, one picture.
+            frames = fn.decoders.image(encoded, device=backend, jpeg_fancy_upsampling=True)
+        else:
+            frames = fn.decoders.video(
+                encoded,
+                device=backend,
+                start_frame=starts[0],
+                sequence_length=clip.frames,
+                stride=clip.stride,
+                pad_mode="edge",
+            )
         if modality == "flow":
             halves = [
                 fn.slice(frames, rel_start=[begin], rel_shape=[0.5], axis_names="H")[:, :, :, 0:1]
@@ -193,7 +253,7 @@ def _build(
             mirror=mirror,
             mean=[0.0] * CHANNELS[modality],
             std=[255.0] * CHANNELS[modality],
-            output_layout="CFHW",
+            output_layout="CHW" if single_frames else "CFHW",
         )
         if modality == "rgb":
             corrected = math.pow(math.clamp(cropped, 0.0, 1.0), 1.0 / clip.gamma)

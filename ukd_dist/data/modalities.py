@@ -1,24 +1,31 @@
 """What a sample's components hold, and how they are made from a video's frames.
 
-`rgb` is the video itself. `flow` is dense optical flow from each frame to the next (DIS), u above v as the
-luma of one picture of twice the height: 16..235 spans -bound..+bound stored pixels a frame. It goes through
-no colour conversion on its way in, since a `gray` picture would be range-converted in silence.
+`rgb` is the video itself, in the codec of the shards. `flow` is dense optical flow from each frame to the
+next, u above v as the luma of one picture of twice the height: 16..235 spans -bound..+bound stored pixels a
+frame. It goes through no colour conversion on its way in, since a `gray` picture would be range-converted in
+silence. It is VP9 whatever the codec of rgb: DALI decodes that everywhere, and smooth pictures stay small.
 A further modality of decoded frames is a further writer here; one of the compressed stream (motion vectors)
 will be handed its packets as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.config import Encoding, Modality
+from ukd_dist.config import Codec, Encoding, FlowMethod, Modality
+from ukd_dist.data.jpegs import JpegEncoder
 from ukd_dist.data.video import Frame, Vp9Encoder
 
 LUMA_LOW, LUMA_HIGH = 16.0, 235.0
+_DIS_PRESETS = {
+    "dis_medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+    "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+}
 
 
 class ComponentWriter(Protocol):
@@ -31,18 +38,26 @@ class ComponentWriter(Protocol):
         """The encoded component."""
 
 
-def component(modality: Modality) -> str:
-    """The component's file extension inside a sample: `rgb` is stored as `<key>.rgb.mp4`."""
-    return f"{modality}.mp4"
+def stored_codec(modality: Modality, codec: Codec) -> Codec:
+    """How a modality is stored in shards of a codec: flow is VP9 in all of them."""
+    return codec if modality == "rgb" else "vp9"
+
+
+def component(modality: Modality, codec: Codec) -> str:
+    """The component's file extension inside a sample: `rgb` as VP9 is stored as `<key>.rgb.mp4`."""
+    return f"{modality}.{'jpegs' if stored_codec(modality, codec) == 'jpeg' else 'mp4'}"
 
 
 def open_writer(
-    modality: Modality, width: int, height: int, fps: float, encoding: Encoding
+    modality: Modality, width: int, height: int, fps: float, encoding: Encoding, codec: Codec = "vp9"
 ) -> ComponentWriter:
     """The writer of one component of a video whose frames are `width` x `height`."""
-    if modality == "rgb":
-        return Vp9Encoder(width, height, fps, encoding.crf_rgb)
-    return FlowWriter(width, height, fps, encoding)
+    if modality == "flow":
+        return FlowWriter(width, height, fps, encoding)
+    assert codec != "copy", "a copied stream is not made of frames"
+    if codec == "jpeg":
+        return JpegEncoder(width, height, encoding.jpeg_qscale)
+    return Vp9Encoder(width, height, fps, encoding.crf_rgb)
 
 
 class FlowWriter:
@@ -51,7 +66,7 @@ class FlowWriter:
     def __init__(self, width: int, height: int, fps: float, encoding: Encoding) -> None:
         self._height = height
         self._bound = encoding.flow_bound
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = flow_method(encoding.flow)
         self._encoder = Vp9Encoder(width, 2 * height, fps, encoding.crf_flow)
         self._previous: Frame | None = None
         self._packed: Frame | None = None
@@ -60,8 +75,7 @@ class FlowWriter:
         """Take the next frame; from the second on, a flow picture is written."""
         luma = np.ascontiguousarray(frame[: self._height])
         if self._previous is not None:
-            flow_hwc = self._dis.calc(self._previous, luma, None)
-            self._packed = pack_flow(flow_hwc, self._bound)
+            self._packed = pack_flow(self._flow(self._previous, luma), self._bound)
             self._encoder.write(self._packed)
         self._previous = luma
 
@@ -71,6 +85,16 @@ class FlowWriter:
             raise ValueError("flow needs two frames")
         self._encoder.write(self._packed)
         return self._encoder.finish()
+
+
+def flow_method(name: FlowMethod) -> Callable[[Frame, Frame], npt.NDArray[np.float32]]:
+    """Computes flow `[H, W, 2]`, pixels, from one luma plane `[H, W]` to the next."""
+    if name == "farneback":
+        return lambda first, second: cv2.calcOpticalFlowFarneback(
+            first, second, None, 0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
+        )
+    dis = cv2.DISOpticalFlow.create(_DIS_PRESETS[name])
+    return lambda first, second: dis.calc(first, second, None)
 
 
 def pack_flow(flow_hwc: npt.NDArray[np.float32], bound: float) -> Frame:

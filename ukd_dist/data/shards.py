@@ -24,8 +24,9 @@ import webdataset
 from wds2idx import IndexCreator
 
 from ukd_dist import manifest
-from ukd_dist.config import Encoding, Modality
+from ukd_dist.config import Codec, Encoding, Modality
 from ukd_dist.data.modalities import component, open_writer
+from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import read_frames
 from ukd_dist.errors import DataError, UsageError
 
@@ -73,16 +74,25 @@ def shard_name(split: str, number: int) -> str:
 
 
 def encode_sample(
-    sample: Sample, path: Path, modalities: Sequence[Modality], encoding: Encoding
+    sample: Sample,
+    path: Path,
+    modalities: Sequence[Modality],
+    encoding: Encoding,
+    codec: Codec = "vp9",
 ) -> dict[str, bytes]:
-    """Decode a video once and encode every component of its sample.
+    """Every component of a video's sample; the video is decoded once, or not at all where rgb is copied.
 
     Raises:
         RejectedVideoError: The video cannot be decoded.
-        DataError: It holds another number of frames than when it was probed.
+        DataError: It holds another number of frames than when it was probed, or cannot be copied.
     """
+    if codec == "copy" and "rgb" in modalities:
+        made = [modality for modality in modalities if modality != "rgb"]
+        copied = copy_stream(path, sample.frames)
+        others = encode_sample(sample, path, made, encoding) if made else {}
+        return {component("rgb", codec): copied, **others}
     size = (sample.width, sample.height)
-    writers = {modality: open_writer(modality, *size, sample.fps, encoding) for modality in modalities}
+    writers = {modality: open_writer(modality, *size, sample.fps, encoding, codec) for modality in modalities}
     frames = 0
     for frame in read_frames(path, *size):
         frames += 1
@@ -94,7 +104,7 @@ def encode_sample(
             expected=f"{sample.frames}",
             action="run again when nothing writes to the videos",
         )
-    return {component(modality): writer.finish() for modality, writer in writers.items()}
+    return {component(modality, codec): writer.finish() for modality, writer in writers.items()}
 
 
 def write_shard(path: Path, samples: Iterable[tuple[Sample, dict[str, bytes]]]) -> None:
@@ -176,6 +186,7 @@ class ShardSet:
         self.digest = found.digest()
         self.classes: tuple[str, ...] = tuple(found.settings["classes"])
         self.encoding = Encoding(**found.settings["encoding"])
+        self.codec: Codec = found.settings.get("codec", "vp9")
         samples = _read_samples(directory / SAMPLES)
         self.rows = {split: Rows([s for s in samples if s.split == split]) for split in SPLITS}
         self.splits: tuple[SplitName, ...] = tuple(split for split in SPLITS if len(self.rows[split]))

@@ -1,4 +1,4 @@
-"""Video files in and encoded streams out, through PyAV: the only module that knows a container or a codec.
+"""Video files in and encoded streams out, through PyAV; single JPEG frames and copied streams are beside it.
 
 Frames travel as planar 4:2:0 arrays (`yuv420p`, uint8 `[height * 3 / 2, width]`, limited range), so that no
 colour conversion stands between a camera's file and a shard; DALI converts once, when a clip is decoded.
@@ -88,7 +88,7 @@ def probe(path: Path) -> VideoInfo:
             damaged.
         OSError: The file is missing or may not be read, which another machine might see otherwise.
     """
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         declared = stream.average_rate
         decoded = _decode(path, container, stream)
         first = last = next(decoded)
@@ -113,7 +113,7 @@ def read_frames(path: Path, width: int, height: int) -> Iterator[Frame]:
     Raises:
         RejectedVideoError: As `probe`, but for one_frame and too_small.
     """
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         for frame in _decode(path, container, stream):
             orientation = _orientation(frame)
             stored_width, stored_height = orientation.size(width, height)
@@ -164,6 +164,16 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[av.VideoFrame]:
             path, "truncated", f"{frames + hidden} of {stream.frames} declared frames are there"
         )
     _check_length(path, container, stream, end_seconds)
+
+
+def orientation_of(path: Path) -> Orientation:
+    """How a video's first picture is held.
+
+    Raises:
+        RejectedVideoError: As `probe`.
+    """
+    with open_video(path) as (container, stream):
+        return _orientation(next(_decode(path, container, stream)))
 
 
 def _shape(frame: av.VideoFrame) -> tuple[int, int, Orientation]:
@@ -255,7 +265,7 @@ class Vp9Encoder:
             self._container.mux(packet)
 
 
-class _open:  # noqa: N801 - a context manager that reads as a function
+class open_video:  # noqa: N801 - a context manager that reads as a function
     """Open a video's first moving picture, decoded on one thread and strict about damage."""
 
     def __init__(self, path: Path) -> None:

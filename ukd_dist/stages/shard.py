@@ -20,7 +20,7 @@ import numpy as np
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.config import Data, Encoding, Modality, Split, Synthetic
+from ukd_dist.config import Codec, Data, Encoding, Modality, Split, Synthetic
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import (
     SAMPLES,
@@ -100,11 +100,20 @@ def shard_settings(data: Data, source: Source) -> dict[str, Any]:
         **held_out,
         "modalities": list(data.modalities),
         "codec": data.codec,
-        "encoding": data.encoding.model_dump(mode="json"),
+        "encoding": _recorded(data),
         "seed": data.seed,
         "classes": list(source.classes),
         "listed_labels": list(source.listed_labels),
     }
+
+
+def _recorded(data: Data) -> dict[str, Any]:
+    encoding = data.encoding.model_dump(mode="json")
+    if data.codec != "jpeg":
+        del encoding["jpeg_qscale"]
+    if data.encoding.flow == Encoding().flow:
+        del encoding["flow"]
+    return encoding
 
 
 def _with_videos(context: Context) -> Data:
@@ -246,7 +255,7 @@ def _write_all(
         Job(
             f"shard-{name}",
             write_one,
-            (directory / name, content, data.modalities, data.encoding),
+            (directory / name, content, data.modalities, data.encoding, data.codec),
         )
         for name, content in missing.items()
     ]
@@ -273,10 +282,14 @@ def _written(tar: Path) -> bool:
 
 
 def write_one(
-    tar: Path, content: Sequence[tuple[Sample, Path]], modalities: Sequence[Modality], encoding: Encoding
+    tar: Path,
+    content: Sequence[tuple[Sample, Path]],
+    modalities: Sequence[Modality],
+    encoding: Encoding,
+    codec: Codec,
 ) -> int:
     """Encode and write one tar (a Ray task); returns its number of samples."""
     write_shard(
-        tar, ((sample, encode_sample(sample, path, modalities, encoding)) for sample, path in content)
+        tar, ((sample, encode_sample(sample, path, modalities, encoding, codec)) for sample, path in content)
     )
     return len(content)

@@ -122,7 +122,7 @@ def draw_rows(shards: ShardSet, split: SplitName, label: int, count: int, seed: 
 def has(shards: ShardSet, modality: Modality) -> bool:
     """Whether the samples have the modality's component."""
     try:
-        shards.read(shards.splits[0], 0, component(modality))
+        shards.read(shards.splits[0], 0, component(modality, shards.codec))
     except UsageError:
         return False
     return True

@@ -72,7 +72,7 @@ def training_clips(
         shards: The shards.
         settings: The training.
         epochs: Epoch numbers.
-        device: Where clips are decoded.
+        device: Where clips are wanted.
         rank: This rank.
         world_size: Ranks.
         stored: Show these stored views instead of fresh random ones.
@@ -97,6 +97,7 @@ def training_clips(
         batches,
         batch_size=settings.batch_size // world_size,
         device=device,
+        decoder=_decoder(settings, device),
         num_threads=_threads(settings),
     )
 
@@ -118,6 +119,7 @@ def evaluation_clips(
         evaluation_batches(rows.frames, settings.clip, settings.batch_size, views, rows.portrait),
         batch_size=settings.batch_size,
         device=device,
+        decoder=_decoder(settings, device),
         num_threads=_threads(settings),
     )
 
@@ -134,3 +136,8 @@ def supervised(settings: Training) -> Objective:
 
 def _threads(settings: Training) -> int:
     return max(1, int(settings.resources.cpus))
+
+
+def _decoder(settings: Training, device: torch.device) -> torch.device:
+    """What decodes the clips of a process on `device`, as its resources say."""
+    return torch.device("cpu") if settings.resources.decode == "cpu" else device

@@ -1,0 +1,244 @@
+"""Claim: a core loads more clips a second from single JPEG frames than from VP9, or than other loaders do.
+
+Every loader makes the same clips (32 frames, stride 2, short side and crop 112, gamma 3, normalised) of the
+same real videos, in turns, each on one core of this process:
+
+- ukd_vp9, ukd_jpeg: this pipeline over shards of that codec;
+- webdataset_pyav: WebDataset over tars of the sources (H.264), PyAV, OpenCV;
+- decord, torchcodec: the sources in memory, then OpenCV;
+- pytorchvideo: its own reader (EncodedVideo over PyAV) and its own subsampling, then torch;
+- floor_h264, floor_vp9: decoding a clip's span and nothing else.
+
+Seconds are the process's CPU seconds, so that a busy machine does not decide; those of one clip, which hold
+the start of a loader, are taken off. What is not installed is skipped with the reason. H.264 in shards
+(data.codec: copy) needs NVDEC, and has no figure on a CPU. Prints one JSON line and keeps it in
+benchmarks/results/loading.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import torch
+import webdataset
+
+from ukd_dist.config import Clip, Codec, Encoding
+from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode, encoded_batch
+from ukd_dist.data.modalities import component
+from ukd_dist.data.shards import Sample, encode_sample, write_shard
+from ukd_dist.data.video import probe
+from ukd_dist.data.views import evaluation_batches
+from ukd_dist.models.networks import build
+
+CLIP = Clip(frames=32, stride=2, size=112, short_side=(112, 112), gamma=3.0)
+BATCH = 16
+CLIPS = 48
+REPEATS = 5
+RESULT = Path(__file__).parent / "results" / "loading.json"
+Loader = Callable[[int], Iterator[Any]]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument(
+        "--arid-data", default=os.environ.get("UKD_ARID_DATA"), help="folder with arid_subset/"
+    )
+    folder = arguments.parse_args().arid_data
+    if not folder:
+        print("skipped: no real clips; give their folder with --arid-data or UKD_ARID_DATA")
+        return
+    torch.set_num_threads(1)
+    # Any network: pytorchvideo can then be imported beside a CPU-only torch.
+    build("x3d_tiny", num_classes=2, channels=3, clip=CLIP, dropout=0, seed=0)
+    cv2.setNumThreads(1)
+    paths = sorted((Path(folder) / "arid_subset" / "videos").glob("*/*.mp4"))
+    paths = paths[:: len(paths) // CLIPS][:CLIPS]
+    with tempfile.TemporaryDirectory() as scratch:
+        loaders, skipped = open_loaders(Sources(paths, Path(scratch)))
+        milliseconds = measure(loaders)
+    medians = {name: statistics.median(found) for name, found in milliseconds.items()}
+    record = {
+        "claim": (__doc__ or "").partition("\n")[0].removeprefix("Claim: "),
+        "command": "python benchmarks/loading.py --arid-data DIR",
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
+        "hardware": f"one of {os.cpu_count()} cores, {cpu_model()}, no GPU",
+        "clips": CLIPS,
+        "repeats": REPEATS,
+        "clips_per_second_per_core": {name: round(1e3 / ms, 1) for name, ms in medians.items()},
+        "milliseconds": {name: round(ms, 2) for name, ms in medians.items()},
+        "spread": {
+            name: [round(min(found), 2), round(max(found), 2)] for name, found in milliseconds.items()
+        },
+        "jpeg_over_vp9": round(medians["ukd_vp9"] / medians["ukd_jpeg"], 2),
+        "skipped": skipped,
+    }
+    print(json.dumps(record))
+    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+
+
+class Sources:
+    """The videos as files, in memory, as components of each codec, and as a tar."""
+
+    def __init__(self, paths: list[Path], scratch: Path) -> None:
+        self.bytes = [path.read_bytes() for path in paths]
+        infos = [probe(path) for path in paths]
+        self.frames = np.array([info.frames for info in infos])
+        samples = [
+            Sample("train", row, path.stem, 0, "any", "", info.frames, info.fps, info.width, info.height)
+            for row, (path, info) in enumerate(zip(paths, infos, strict=True))
+        ]
+        self.stored: dict[Codec, list[bytes]] = {
+            codec: [
+                encode_sample(sample, path, ("rgb",), Encoding(), codec)[component("rgb", codec)]
+                for sample, path in zip(samples, paths, strict=True)
+            ]
+            for codec in ("vp9", "jpeg")
+        }
+        self.tar = scratch / "train-000000.tar"
+        videos = ({"rgb.mp4": video} for video in self.bytes)
+        write_shard(self.tar, zip(samples, videos, strict=True))
+        self.fps = [info.fps for info in infos]
+
+    def wanted(self, row: int) -> np.ndarray:
+        """Frames of the clip in the middle of a video."""
+        (batch,) = evaluation_batches(self.frames[row : row + 1], CLIP, 1)
+        return np.minimum(batch.start_frames[0] + CLIP.stride * np.arange(CLIP.frames), self.frames[row] - 1)
+
+
+def open_loaders(sources: Sources) -> tuple[dict[str, Loader], dict[str, str]]:
+    """Every loader that runs here, and why the others do not."""
+    known: dict[str, Loader] = {
+        "ukd_vp9": lambda count: pipeline(sources, "vp9", count),
+        "ukd_jpeg": lambda count: pipeline(sources, "jpeg", count),
+        "webdataset_pyav": lambda count: webdataset_pyav(sources, count),
+        "decord": lambda count: (with_decord(sources, row) for row in range(count)),
+        "torchcodec": lambda count: (with_torchcodec(sources, row) for row in range(count)),
+        "pytorchvideo": lambda count: (with_pytorchvideo(sources, row) for row in range(count)),
+        "floor_h264": lambda count: floor(sources, sources.bytes, count),
+        "floor_vp9": lambda count: floor(sources, sources.stored["vp9"], count),
+    }
+    working, skipped = {}, {"ukd_copy": "H.264 needs NVDEC"}
+    for name, loader in known.items():
+        try:
+            list(loader(1))
+            working[name] = loader
+        except (ImportError, OSError, RuntimeError) as error:
+            skipped[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return working, skipped
+
+
+def measure(loaders: dict[str, Loader]) -> dict[str, list[float]]:
+    """CPU milliseconds a clip of each loader, once a turn."""
+    found: dict[str, list[float]] = {name: [] for name in loaders}
+    for _ in range(REPEATS):
+        for name, loader in loaders.items():
+            one, all_of_them = (cpu_seconds(loader, count) for count in (1, CLIPS))
+            found[name].append((all_of_them - one) / (CLIPS - 1) * 1e3)
+    return found
+
+
+def cpu_seconds(loader: Loader, count: int) -> float:
+    began = time.process_time()
+    for _ in loader(count):
+        pass
+    return time.process_time() - began
+
+
+def pipeline(sources: Sources, codec: Codec, count: int) -> Iterator[Any]:
+    videos = [np.frombuffer(video, np.uint8) for video in sources.stored[codec]]
+    batches = evaluation_batches(sources.frames[:count], CLIP, BATCH)
+    encoded = (encoded_batch([videos[row] for row in batch.rows], batch) for batch in batches)
+    cpu = torch.device("cpu")
+    yield from decode(encoded, "rgb", CLIP, batch_size=BATCH, flow_bound=1.0, device=cpu, codec=codec)
+
+
+def webdataset_pyav(sources: Sources, count: int) -> Iterator[torch.Tensor]:
+    samples = webdataset.WebDataset([str(sources.tar)], shardshuffle=False, empty_check=False)
+    for row, sample in zip(range(count), samples, strict=False):
+        yield finish(decoded(sample["rgb.mp4"], sources.wanted(row), in_rgb=True))
+
+
+def decoded(video: bytes, wanted: np.ndarray, *, in_rgb: bool) -> list[np.ndarray]:
+    """The wanted frames, by decoding from the video's start; what is skipped is not converted."""
+    kept: dict[int, Any] = {}
+    with av.open(io.BytesIO(video)) as file:
+        stream = file.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for number, frame in enumerate(file.decode(stream)):
+            if number in wanted:
+                planes = frame.to_ndarray() if in_rgb else frame
+                kept[number] = cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420) if in_rgb else frame
+            if number == wanted[-1]:
+                break
+    return [kept[number] for number in wanted]
+
+
+def floor(sources: Sources, videos: list[bytes], count: int) -> Iterator[list[np.ndarray]]:
+    for row in range(count):
+        yield decoded(videos[row], sources.wanted(row), in_rgb=False)
+
+
+def finish(frames: Iterable[np.ndarray]) -> torch.Tensor:
+    """Resized, cropped in the centre, corrected and normalised, `[3, frames, 112, 112]`."""
+    made = []
+    for frame in frames:
+        scale = CLIP.size / min(frame.shape[:2])
+        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        top, left = ((length - CLIP.size) // 2 for length in small.shape[:2])
+        made.append(small[top : top + CLIP.size, left : left + CLIP.size])
+    clip_tchw = torch.from_numpy(np.stack(made)).permute(3, 0, 1, 2).float().div_(255)
+    return clip_tchw.pow_(1 / CLIP.gamma).sub_(RGB_MEAN).div_(RGB_STD).contiguous()
+
+
+def with_decord(sources: Sources, row: int) -> torch.Tensor:
+    import decord
+
+    reader = decord.VideoReader(io.BytesIO(sources.bytes[row]), num_threads=1)
+    return finish(reader.get_batch(sources.wanted(row)).asnumpy())
+
+
+def with_torchcodec(sources: Sources, row: int) -> torch.Tensor:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(sources.bytes[row], dimension_order="NHWC", num_ffmpeg_threads=1)
+    return finish(decoder.get_frames_at(sources.wanted(row).tolist()).data.numpy())
+
+
+def with_pytorchvideo(sources: Sources, row: int) -> torch.Tensor:
+    from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
+
+    wanted, fps = sources.wanted(row), sources.fps[row]
+    video = EncodedVideoPyAV(io.BytesIO(sources.bytes[row]), decode_audio=False)
+    found = video.get_clip(wanted[0] / fps, (wanted[-1] + 1) / fps)["video"]
+    chosen = found[:, torch.linspace(0, found.shape[1] - 1, CLIP.frames).long()]
+    scale = CLIP.size / min(chosen.shape[-2:])
+    size = [round(length * scale) for length in chosen.shape[-2:]]
+    small = torch.nn.functional.interpolate(chosen, size=size, mode="bilinear", align_corners=False)
+    top, left = ((length - CLIP.size) // 2 for length in size)
+    cropped = small[..., top : top + CLIP.size, left : left + CLIP.size] / 255
+    return cropped.pow_(1 / CLIP.gamma).sub_(RGB_MEAN).div_(RGB_STD)
+
+
+def cpu_model() -> str:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return names[0].partition(": ")[2] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()
