@@ -58,12 +58,13 @@ def weights(
 ) -> Array:
     """What each teacher of one video counts, sum 1.
 
-    `floor` is the least cross entropy of gtd, `least` the least entropy of `entropy`, both in nats and ours.
+    `floor` is the least cross entropy of gtd, `least` the least entropy of `entropy`, and teachers within
+    1e-9 of the best share it; all in nats and ours.
     """
     truth = ground_truth_distribution(label, logits_kc.shape[1])
     ce_k = np.array([cross_entropy(truth, logits_c) for logits_c in logits_kc])
     if method == "best":
-        best_k = ce_k == ce_k.min()
+        best_k = ce_k <= ce_k.min() + 1e-9
         return np.asarray(best_k / best_k.sum())
     if method == "entropy":
         return complements(np.array([max(entropy(softmax(logits_c)), least) for logits_c in logits_kc]))

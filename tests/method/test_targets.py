@@ -33,16 +33,16 @@ BY_THEMSELVES = ("pkd", "gtd", "avg", "avg1", "best")
 
 
 def least_is_clear(fleet: PartialFleet) -> bool:
-    """Whether float64 tells the least cross entropies: others are the same to the bit, or not nearly so.
+    """Whether it is clear who shares the best opinion: others are well within 1e-9 nat, or well beyond.
 
-    In between, the last bit of two ways to compute them would decide which teacher is the best.
+    In between, the last bit of two ways to compute the cross entropies would decide.
     """
     logits_knc, labels_n, covers_kn = (part.numpy() for part in fleet)
     for n, label in enumerate(labels_n):
         logits_kc = logits_knc[covers_kn[:, n], n].astype(np.float64)
         ce_k = np.array([-oracle.log_softmax(logits_c)[label] for logits_c in logits_kc])
-        more_k = ce_k[ce_k > ce_k.min()] - ce_k.min()
-        if (more_k < 1e-9 * max(1, ce_k.min())).any():
+        more_k = ce_k - ce_k.min()
+        if ((more_k > 0.9e-9) & (more_k < 1.1e-9)).any():
             return False
     return True
 

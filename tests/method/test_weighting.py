@@ -104,10 +104,10 @@ def test_an_entropy_coefficient_stops_at_the_floor(opinion: tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("method", ["best", "confidence"])
 def test_the_teacher_that_leads_has_a_coefficient_of_one_and_others_less(method: Method) -> None:
-    lead_n = torch.tensor([0.0, -1e-16, -2.0, -1e4], dtype=torch.float64)
+    lead_n = torch.tensor([0.0, -1e-12, -2.0, -1e4], dtype=torch.float64)
     logits_nc, labels_n = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
     *first, last_n = Weighting(method=method).coefficients(logits_nc, labels_n, lead_n)
-    expected = [1.0, 0.0, 0.0, 0.0] if method == "best" else [1.0, 1.0, np.exp(-2.0), 0.0]
+    expected = [1.0, 1.0, 0.0, 0.0] if method == "best" else [1.0, 1.0 - 1e-12, np.exp(-2.0), 0.0]
     assert last_n.tolist() == pytest.approx(expected, abs=1e-15)
     assert [len(ones_n) for ones_n in first] == ([] if method == "best" else [4])
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from ukd_dist.cluster.worker import last_line, run_rank
 from ukd_dist.config import Resources
 from ukd_dist.errors import UkdError
 
+_POLL_SECONDS = 0.5
 _CONTROLLER_FAILURES = 3  # group starts that time out, 60 s each, before a group counts as failed
 
 
@@ -21,7 +20,13 @@ class GroupLostError(Exception):
 
 
 def run_group(
-    name: str, function: Callable[[Any], None], argument: Any, workers: int, resources: Resources, logs: Path
+    name: str,
+    function: Callable[[Any], None],
+    argument: Any,
+    workers: int,
+    resources: Resources,
+    logs: Path,
+    while_waiting: Callable[[], None],
 ) -> None:
     """Run `function(argument)` on every rank of a group, once, and wait for its end.
 
@@ -32,6 +37,7 @@ def run_group(
         workers: Ranks, spread over nodes.
         resources: Of each rank; GPUs make it an NCCL group, none a gloo group.
         logs: Folder of the logs.
+        while_waiting: Called now and then, and when the group has ended.
 
     Raises:
         UkdError: What a rank raised.
@@ -59,8 +65,7 @@ def run_group(
         ),
     )
     try:
-        with _own_interrupt():
-            trainer.fit()
+        _in_a_thread(trainer.fit, while_waiting)
     except RayError as error:  # its controller died
         raise GroupLostError(last_line(error)) from error
     except TrainingFailedError as error:
@@ -72,19 +77,27 @@ def run_group(
         raise GroupLostError(last_line(failures[0] if failures else error)) from error
 
 
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Ctrl-C as everywhere: Ray Train answers it with its own handler, and keeps that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, handler)
+def _in_a_thread(function: Callable[[], Any], while_waiting: Callable[[], None]) -> None:
+    """Call a function in a thread of its own and wait for it, so that Ctrl-C is as everywhere.
+
+    In the main thread Ray Train answers it with a handler of its own, which is lost on a group that is about
+    to end, and which stays afterwards.
+    """
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            failures.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        while_waiting()
+    if failures:
+        raise failures[0]
 
 
 def free_reservations() -> None:

@@ -10,9 +10,7 @@ import logging
 import math
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +139,7 @@ class RayCluster:
         for attempt in range(self._settings.max_failures + 1):
             self._require(resources, count=workers)  # each time: a node may be gone for good
             try:
-                with _calling(while_waiting):
-                    run_group(name, function, argument, workers, resources, self.logs)
+                run_group(name, function, argument, workers, resources, self.logs, while_waiting)
                 return
             except GroupLostError as error:
                 free_reservations()
@@ -251,22 +248,3 @@ def _reach(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), _REACH_SECONDS).close()
-
-
-@contextmanager
-def _calling(function: Callable[[], None]) -> Iterator[None]:
-    """Call a function now and then from a thread of its own; the last time when the block has ended."""
-    ended = threading.Event()
-
-    def call() -> None:
-        while not ended.wait(_POLL_SECONDS):
-            function()
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        function()

@@ -26,6 +26,7 @@ Space = Literal["logits", "probs"]
 
 GTD_FLOOR = 1e-4
 ENTROPY_FLOOR = 1e-8
+BEST_MARGIN = 1e-9  # nats; two ways of summing the same exponentials differ by less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class Weighting:
                 return _ones(logits_nc), doubts_n
             case "best":
                 assert lead_n is not None
-                return ((lead_n == 0.0).double(),)
+                return ((lead_n >= -BEST_MARGIN).double(),)
             case "confidence":
                 assert lead_n is not None
                 return _ones(logits_nc), lead_n.exp()
