@@ -182,7 +182,12 @@ def running(root: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`ukd run` with its stderr in `said(root)`, killed at the end if it is still there."""
     with said(root).open("wb") as log:
         process = subprocess.Popen(
-            command(root), stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+            command(root),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+            # A shell's background jobs, of which these tests may be one, ignore Ctrl-C, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             yield process

@@ -6,9 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +25,7 @@ from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logi
 from ukd_dist.data.shards import Rows, Sample
 from ukd_dist.data.sums import SUMS
 from ukd_dist.errors import DataError, MismatchError
-from ukd_dist.experiment import Experiment, TargetMember
+from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
@@ -352,41 +349,3 @@ def test_the_table_of_opinions_holds_each_teachers_share(
         assert teacher["top1"] == pytest.approx(correct.mean())
         for c in range(CLASSES):
             assert teacher["share_per_class"][c] == pytest.approx(weights_nk[labels == c, k].mean())
-
-
-def test_a_killed_worker_costs_the_blocks_in_its_hands(cluster: RayCluster, tmp_path: Path) -> None:
-    store = fake_store.build(tmp_path / "run", 40, 20_000, 16)
-    experiment = store.experiment(targets("pkd"), reduce_rows=400)
-    (member,) = experiment.targets
-    finished: dict[Path, int] = {}
-    killer = threading.Thread(target=lambda: finished.update(kill_a_worker(cluster, member, store.root)))
-    killer.start()
-    (target,) = run(cluster, experiment)
-    killer.join()
-
-    assert finished, "no worker was killed in the middle of a block"
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    survived = content(target)
-    shutil.rmtree(store.root / "targets")
-    run(cluster, experiment)
-    assert content(target) == survived
-
-
-def kill_a_worker(cluster: RayCluster, member: TargetMember, root: Path) -> dict[Path, int]:
-    """Kill a process that is in the middle of a block; returns the blocks that were done by then."""
-    run_directory = RunDirectory(root)
-    sums, deadline = run_directory.target(member.id) / SUMS, time.monotonic() + 60
-    while time.monotonic() < deadline and not run_directory.finished_targets():
-        for log in cluster.logs.glob(f"reduce-{member.id}-*.log"):
-            begin = int(log.stem.rpartition("-")[2])
-            if not (lines := log.read_text().splitlines()) or any(sums.glob(f"{begin:09d}-*.safetensors")):
-                continue
-            victim = json.loads(lines[0])["pid"]
-            os.kill(victim, signal.SIGSTOP)  # so that it cannot end the block while we look
-            blocks = {path: path.stat().st_mtime_ns for path in sums.glob("[0-9]*.safetensors")}
-            if blocks and not any(path.name.startswith(f"{begin:09d}") for path in blocks):
-                os.kill(victim, signal.SIGKILL)
-                return blocks
-            os.kill(victim, signal.SIGCONT)
-        time.sleep(0.001)
-    return {}

@@ -1,0 +1,82 @@
+"""The reduction while a worker or a node is killed: what it costs, and that it ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from tests.stages import fake_store
+from tests.stages.test_reduce import content, run, targets
+from ukd_dist.cluster import Job, RayCluster
+from ukd_dist.config import Cluster
+from ukd_dist.data.sums import SUMS
+from ukd_dist.experiment import TargetMember
+from ukd_dist.rundir import RunDirectory
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[RayCluster]:
+    with RayCluster(Cluster(local_nodes=2, cpus_per_node=1), tmp_path / "logs") as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [lambda process: process.kill(), lambda process: process.parent().kill()],
+    ids=["worker", "node"],  # a worker's parent is its node's raylet
+)
+def test_what_is_killed_costs_the_blocks_in_its_hands(
+    cluster: RayCluster, tmp_path: Path, kill: Callable[[psutil.Process], None]
+) -> None:
+    root = tmp_path / "run"
+    store = fake_store.build(root, 40, 20_000, 16)
+    experiment = store.experiment(targets("pkd"), reduce_rows=400)
+    (member,) = experiment.targets
+    finished: dict[Path, int] = {}
+    list(cluster.run([Job("start", len, ("",))]))  # the cluster starts in the main thread
+    killer = threading.Thread(target=lambda: finished.update(lose(cluster, member, root, kill)))
+    killer.start()
+    (target,) = run(cluster, experiment)
+    killer.join()
+
+    assert finished, "nothing was killed in the middle of a block"
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    survived = content(target)
+    shutil.rmtree(root / "targets")
+    run(cluster, experiment)
+    assert content(target) == survived
+
+
+def lose(
+    cluster: RayCluster, member: TargetMember, root: Path, kill: Callable[[psutil.Process], None]
+) -> dict[Path, int]:
+    """Kill a process that is in the middle of a block, not of the head node; the blocks done by then."""
+    head, run_directory = ray.get_runtime_context().get_node_id(), RunDirectory(root)
+    sums, deadline = run_directory.target(member.id) / SUMS, time.monotonic() + 60
+    while time.monotonic() < deadline and not run_directory.finished_targets():
+        for log in cluster.logs.glob(f"reduce-{member.id}-*.log"):
+            begin = int(log.stem.rpartition("-")[2])
+            if not (lines := log.read_text().splitlines()) or any(sums.glob(f"{begin:09d}-*.safetensors")):
+                continue
+            where = json.loads(lines[0])
+            if where["node"] == head:
+                continue
+            victim = psutil.Process(where["pid"])
+            victim.suspend()  # so that it cannot end the block while we look
+            blocks = {path: path.stat().st_mtime_ns for path in sums.glob("[0-9]*.safetensors")}
+            if blocks and not any(path.name.startswith(f"{begin:09d}") for path in blocks):
+                kill(victim)
+                return blocks
+            victim.resume()
+        time.sleep(0.001)
+    return {}
