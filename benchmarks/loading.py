@@ -22,6 +22,7 @@ import io
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import tempfile
@@ -139,7 +140,8 @@ def open_loaders(sources: Sources) -> tuple[dict[str, Loader], dict[str, str]]:
             list(loader(1))
             working[name] = loader
         except (ImportError, OSError, RuntimeError) as error:
-            skipped[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            said = str(error).strip().splitlines()[0]
+            skipped[name] = f"{type(error).__name__}: {re.sub(r'/[^ ]*/', '', said)}"  # no path of a machine
     return working, skipped
 
 
