@@ -1,4 +1,4 @@
-"""The reduction while a worker or a node is killed: what it costs, and that it ends with the same bytes."""
+"""The reduction while a worker is killed: what it costs, and that it ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -30,21 +30,14 @@ def cluster(tmp_path: Path) -> Iterator[RayCluster]:
         yield cluster
 
 
-@pytest.mark.parametrize(
-    "kill",
-    [lambda process: process.kill(), lambda process: process.parent().kill()],
-    ids=["worker", "node"],  # a worker's parent is its node's raylet
-)
-def test_what_is_killed_costs_the_blocks_in_its_hands(
-    cluster: RayCluster, tmp_path: Path, kill: Callable[[psutil.Process], None]
-) -> None:
+def test_a_killed_worker_costs_the_blocks_in_its_hands(cluster: RayCluster, tmp_path: Path) -> None:
     root = tmp_path / "run"
     store = fake_store.build(root, 40, 20_000, 16)
     experiment = store.experiment(targets("pkd"), reduce_rows=400)
     (member,) = experiment.targets
     finished: dict[Path, int] = {}
     list(cluster.run([Job("start", len, ("",))]))  # the cluster starts in the main thread
-    killer = threading.Thread(target=lambda: finished.update(lose(cluster, member, root, kill)))
+    killer = threading.Thread(target=lambda: finished.update(lose(cluster, member, root)))
     killer.start()
     (target,) = run(cluster, experiment)
     killer.join()
@@ -57,9 +50,7 @@ def test_what_is_killed_costs_the_blocks_in_its_hands(
     assert content(target) == survived
 
 
-def lose(
-    cluster: RayCluster, member: TargetMember, root: Path, kill: Callable[[psutil.Process], None]
-) -> dict[Path, int]:
+def lose(cluster: RayCluster, member: TargetMember, root: Path) -> dict[Path, int]:
     """Kill a process that is in the middle of a block, not of the head node; the blocks done by then."""
     head, run_directory = ray.get_runtime_context().get_node_id(), RunDirectory(root)
     sums, deadline = run_directory.target(member.id) / SUMS, time.monotonic() + 60
@@ -75,7 +66,7 @@ def lose(
             victim.suspend()  # so that it cannot end the block while we look
             blocks = {path: path.stat().st_mtime_ns for path in sums.glob("[0-9]*.safetensors")}
             if blocks and not any(path.name.startswith(f"{begin:09d}") for path in blocks):
-                kill(victim)
+                victim.kill()
                 return blocks
             victim.resume()
         time.sleep(0.001)
