@@ -27,11 +27,11 @@ import cv2
 import numpy as np
 import torch
 
-from ukd_dist.config import Clip, Codec, Encoding
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode, encoded_batch
 from ukd_dist.data.modalities import open_writer
 from ukd_dist.data.video import Frame, probe, read_frames, stored_size
 from ukd_dist.data.views import evaluation_batches
+from ukd_dist.data_config import Clip, Codec, Encoding
 
 GAMMA = 3.0
 FRAMES = 12

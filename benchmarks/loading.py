@@ -37,12 +37,12 @@ import numpy as np
 import torch
 import webdataset
 
-from ukd_dist.config import Clip, Codec, Encoding
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode, encoded_batch
 from ukd_dist.data.modalities import component
 from ukd_dist.data.shards import Sample, encode_sample, write_shard
 from ukd_dist.data.video import probe
 from ukd_dist.data.views import evaluation_batches
+from ukd_dist.data_config import Clip, Codec, Encoding
 from ukd_dist.models.networks import build
 
 CLIP = Clip(frames=32, stride=2, size=112, short_side=(112, 112), gamma=3.0)

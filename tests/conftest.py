@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from ukd_dist import manifest
-from ukd_dist.config import Encoding
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import (
     SAMPLES,
@@ -21,6 +20,7 @@ from ukd_dist.data.shards import (
     write_shard,
 )
 from ukd_dist.data.video import probe, stored_size
+from ukd_dist.data_config import Encoding
 
 ENCODING = Encoding(short_side=64, samples_per_shard=4)
 

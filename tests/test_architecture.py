@@ -21,6 +21,7 @@ VOCABULARY = {
     "agreement",
     "errors",
     "config",
+    "data_config",
     "document",
     "expansion",
     "settings",

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ukd_dist import pipeline
 from ukd_dist.cli import app
-from ukd_dist.config import Data, Views
+from ukd_dist.data_config import Data, Views
 from ukd_dist.metrics import CATALOGUE
 
 HOME = Path(__file__).parents[1]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from ukd_dist.config import Clip, Data, Evaluate, Selection, Student, Target, Teacher, Training, Views
+from ukd_dist.config import Evaluate, Selection, Student, Target, Teacher, Training
+from ukd_dist.data_config import Clip, Data, Views
 from ukd_dist.errors import UsageError
 
 _SHOWN = 5

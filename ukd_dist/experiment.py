@@ -27,17 +27,15 @@ from ukd_dist.agreement import (
 from ukd_dist.config import (
     NO_TARGETS,
     Cluster,
-    Data,
     Evaluate,
     ExperimentFile,
-    Folds,
     Selection,
     Student,
     Target,
     Teacher,
     Training,
-    Views,
 )
+from ukd_dist.data_config import Data, Folds, Views
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
 from ukd_dist.expansion import expand, validate

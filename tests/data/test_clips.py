@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from ukd_dist.config import Clip, Codec, Modality, Views
 from ukd_dist.data.clips import (
     CHANNELS,
     RGB_MEAN,
@@ -27,6 +26,7 @@ from ukd_dist.data.modalities import pack_flow
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.video import Frame, Vp9Encoder, read_frames
 from ukd_dist.data.views import FREE, Batch, evaluation_batches, training_batches
+from ukd_dist.data_config import Clip, Codec, Modality, Views
 from ukd_dist.errors import UsageError
 
 CPU = torch.device("cpu")

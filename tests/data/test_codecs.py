@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from tests.data.odd_videos import Maker, turned
 from tests.data.test_clips import decoded, film, grey, levels, scene, views, whole
 from ukd_dist import manifest
-from ukd_dist.config import Clip, Codec, Encoding
 from ukd_dist.data import jpegs
 from ukd_dist.data.clips import decode_clips
 from ukd_dist.data.jpegs import JpegEncoder, full_range
@@ -37,6 +36,7 @@ from ukd_dist.data.shards import (
 from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import Frame, probe, read_frames
 from ukd_dist.data.views import evaluation_batches
+from ukd_dist.data_config import Clip, Codec, Encoding
 from ukd_dist.errors import DataError, UsageError
 
 CODECS: tuple[Codec, ...] = ("vp9", "copy", "jpeg")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ukd_dist.config import Folds
 from ukd_dist.data.folds import assign_folds
+from ukd_dist.data_config import Folds
 from ukd_dist.errors import UsageError
 
 CLASSES = ("Drink", "Jump", "Walk")

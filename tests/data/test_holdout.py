@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ukd_dist.config import Validation
 from ukd_dist.data.holdout import choose_validation
+from ukd_dist.data_config import Validation
 from ukd_dist.errors import UsageError
 
 CLASSES = ("Drink", "Jump", "Walk")

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ukd_dist.config import Clip, Codec, Encoding, FlowMethod, Modality
 from ukd_dist.data.clips import decode, encoded_batch
 from ukd_dist.data.modalities import FlowWriter, component, flow_method, open_writer, pack_flow, stored_codec
 from ukd_dist.data.video import Frame, Vp9Encoder, read_frames
 from ukd_dist.data.views import evaluation_batches
+from ukd_dist.data_config import Clip, Codec, Encoding, FlowMethod, Modality
 
 SIDE, FRAMES = 128, 12
 ENCODING = Encoding()

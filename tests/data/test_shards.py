@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ukd_dist import manifest
-from ukd_dist.config import Encoding
 from ukd_dist.data.shards import (
     SAMPLES,
     SPLITS,
@@ -33,6 +32,7 @@ from ukd_dist.data.shards import (
 )
 from ukd_dist.data.sources import MAX_KEY_BYTES
 from ukd_dist.data.video import RejectedVideoError, Vp9Encoder
+from ukd_dist.data_config import Encoding
 from ukd_dist.errors import DataError, UkdError, UsageError
 
 Content = list[tuple[Sample, dict[str, bytes]]]

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ukd_dist.config import Clip, Views
 from ukd_dist.data.views import (
     FREE,
     Batch,
@@ -21,6 +20,7 @@ from ukd_dist.data.views import (
     stored_views,
     training_batches,
 )
+from ukd_dist.data_config import Clip, Views
 
 WORLD_SIZES = (1, 2, 3, 6)
 KINDS = (

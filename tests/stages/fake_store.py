@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ukd_dist import manifest
-from ukd_dist.config import Encoding
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, SplitName, samples_csv, shard_name, write_shard
+from ukd_dist.data_config import Encoding
 from ukd_dist.experiment import Experiment, TeacherMember, parse, resolved
 from ukd_dist.rundir import RunDirectory
 

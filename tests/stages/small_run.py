@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from ukd_dist import manifest
-from ukd_dist.config import Encoding
 from ukd_dist.data.shards import (
     SAMPLES,
     Sample,
@@ -16,6 +15,7 @@ from ukd_dist.data.shards import (
     shard_name,
     write_shard,
 )
+from ukd_dist.data_config import Encoding
 from ukd_dist.experiment import Experiment, parse
 from ukd_dist.rundir import REJECTS, RunDirectory
 

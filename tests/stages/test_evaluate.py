@@ -12,9 +12,9 @@ import torch
 from tests.stages import fake_run
 from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
-from ukd_dist.config import Encoding
 from ukd_dist.data.knowledge import logits_path, write_logits
 from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, ShardSet, samples_csv, shard_name, write_shard
+from ukd_dist.data_config import Encoding
 from ukd_dist.errors import DataError
 from ukd_dist.experiment import Experiment, resolved
 from ukd_dist.progress import Progress

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from tests.conftest import ENCODING
 from ukd_dist import manifest
 from ukd_dist.cli import app
-from ukd_dist.config import Modality
 from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, samples_csv
 from ukd_dist.data.video import probe
+from ukd_dist.data_config import Modality
 from ukd_dist.errors import UsageError
 from ukd_dist.stages.contact_sheet import draw_contact_sheet, flow_colours, write_contact_sheet
 from ukd_dist.stages.shard import write_one

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ukd_dist.config import Clip, Codec, Modality
 from ukd_dist.data import jpegs
 from ukd_dist.data.modalities import component, stored_codec
 from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.data.streams import check_cpu_decodes
 from ukd_dist.data.views import Batch
+from ukd_dist.data_config import Clip, Codec, Modality
 
 # Gamma-corrected dark videos are far from ImageNet's statistics; one mean and deviation serve every channel.
 RGB_MEAN, RGB_STD = 0.45, 0.225

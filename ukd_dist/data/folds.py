@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.config import Folds
 from ukd_dist.data.strata import count_groups, shuffled_by_class
+from ukd_dist.data_config import Folds
 from ukd_dist.errors import UsageError
 
 # A class seen in one recording only is learnt as its place and actor: logits of other folds are then

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.config import FolderSplit, Validation
 from ukd_dist.data.strata import count_groups, shuffled_by_class
+from ukd_dist.data_config import FolderSplit, Validation
 from ukd_dist.errors import UsageError
 
 

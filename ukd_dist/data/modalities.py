@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.config import Codec, Encoding, FlowMethod, Modality
 from ukd_dist.data.jpegs import JpegEncoder
 from ukd_dist.data.video import Frame, Vp9Encoder
+from ukd_dist.data_config import Codec, Encoding, FlowMethod, Modality
 
 LUMA_LOW, LUMA_HIGH = 16.0, 235.0
 _DIS_PRESETS = {

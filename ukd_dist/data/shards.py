@@ -24,10 +24,10 @@ import webdataset
 from wds2idx import IndexCreator
 
 from ukd_dist import manifest
-from ukd_dist.config import Codec, Encoding, Modality
 from ukd_dist.data.modalities import component, open_writer
 from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import read_frames
+from ukd_dist.data_config import Codec, Encoding, Modality
 from ukd_dist.errors import DataError, UsageError
 
 SplitName = Literal["train", "validation", "test"]

@@ -15,7 +15,6 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ukd_dist import manifest
-from ukd_dist.config import Name
 from ukd_dist.data.foreign import ForeignLogits, first_names, read_foreign
 from ukd_dist.data.knowledge import CHECKS, UNKNOWN_VIEW, logits_name, write_logits
 from ukd_dist.data.rowarray import Checks
@@ -23,6 +22,7 @@ from ukd_dist.data.shards import SAMPLES, Rows, ShardSet, SplitName, keys_digest
 from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import REJECTS, RunDirectory, coordinating, read_json_lines
+from ukd_dist.settings import Name
 
 IMPORTED = "imported"
 

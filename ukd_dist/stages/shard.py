@@ -20,7 +20,6 @@ import numpy as np
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.config import Codec, Data, Encoding, Modality, Split, Synthetic
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import (
     SAMPLES,
@@ -34,6 +33,7 @@ from ukd_dist.data.shards import (
 )
 from ukd_dist.data.sources import ListedVideo, Source, read_source
 from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
+from ukd_dist.data_config import Codec, Data, Encoding, Modality, Split, Synthetic
 from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.progress import Bar
 from ukd_dist.rundir import REJECTS

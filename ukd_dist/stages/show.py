@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ukd_dist.config import Clip, Modality
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode_clips
 from ukd_dist.data.modalities import component
 from ukd_dist.data.shards import ShardSet, SplitName, read_index
 from ukd_dist.data.views import FREE, Batch
+from ukd_dist.data_config import Clip, Modality
 from ukd_dist.errors import UsageError
 from ukd_dist.rundir import REJECTS, RunDirectory, read_json_lines
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ukd_dist.config import Data, Split
 from ukd_dist.data.sources import MAX_KEY_BYTES, Source, read_source
 from ukd_dist.data.sources.arid import read_arid_list
 from ukd_dist.data.sources.lists import Row
 from ukd_dist.data.sources.tables import read_class_table
+from ukd_dist.data_config import Data, Split
 from ukd_dist.errors import DataError, UkdError, UsageError
 
 TABLE = "0\tRun\n1\tSit\n"

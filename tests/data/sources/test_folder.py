@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ukd_dist.config import Data
 from ukd_dist.data.sources import Source, read_source
+from ukd_dist.data_config import Data
 from ukd_dist.errors import UkdError
 
 CLASSES = ("Run", "Sit", "Walk")

@@ -8,12 +8,12 @@ files that rows name), `tables` (which label is which class), `naming` (what a p
 recording group), `videos` (rows to videos) and `source` (what comes out, and what is held out of it).
 """
 
-from ukd_dist.config import Data
 from ukd_dist.data.sources.arid import read_arid
 from ukd_dist.data.sources.folder import read_folder
 from ukd_dist.data.sources.listed import read_listed
 from ukd_dist.data.sources.naming import MAX_KEY_BYTES
 from ukd_dist.data.sources.source import ListedVideo, Source
+from ukd_dist.data_config import Data
 from ukd_dist.errors import UsageError
 
 __all__ = ["MAX_KEY_BYTES", "ListedVideo", "Source", "read_source"]

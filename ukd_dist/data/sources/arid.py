@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from ukd_dist.config import Data
 from ukd_dist.data.sources.lists import NUMBER, Row, empty_list, lines_of, read_text, rows_of_lines
 from ukd_dist.data.sources.naming import arid_group, file_key
 from ukd_dist.data.sources.source import Source
 from ukd_dist.data.sources.tables import ClassTable, read_class_table, table_beside, table_of_folders
 from ukd_dist.data.sources.videos import source_of_rows, the_split
+from ukd_dist.data_config import Data
 from ukd_dist.errors import DataError
 
 _V1_0 = (

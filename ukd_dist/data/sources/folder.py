@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path, PurePath, PurePosixPath
 
-from ukd_dist.config import Data
 from ukd_dist.data.holdout import choose_test
 from ukd_dist.data.sources.lists import VIDEO_SUFFIXES
 from ukd_dist.data.sources.naming import path_group, path_key
 from ukd_dist.data.sources.source import ListedVideo, Source, complete, labels_of, part
 from ukd_dist.data.sources.tables import ClassTable, two_classes
 from ukd_dist.data.sources.videos import refuse_twins
+from ukd_dist.data_config import Data
 from ukd_dist.errors import DataError
 
 

@@ -8,7 +8,6 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ukd_dist.config import Data
 from ukd_dist.data.sources.lists import (
     NUMBER,
     VIDEO_SUFFIXES,
@@ -29,6 +28,7 @@ from ukd_dist.data.sources.tables import (
     table_of_labels,
 )
 from ukd_dist.data.sources.videos import Naming, source_of_rows, the_split
+from ukd_dist.data_config import Data
 from ukd_dist.errors import DataError, UsageError
 
 Format = Literal["csv", "ucf101", "hmdb51"]

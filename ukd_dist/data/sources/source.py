@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.config import Data, Validation
 from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.holdout import choose_validation
 from ukd_dist.data.sources.naming import arid_group
 from ukd_dist.data.sources.tables import ClassTable
+from ukd_dist.data_config import Data, Validation
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ukd_dist.config import Data, Split
 from ukd_dist.data.sources.lists import Row, find_videos
 from ukd_dist.data.sources.source import ListedVideo, Source, complete
 from ukd_dist.data.sources.tables import ClassTable
+from ukd_dist.data_config import Data, Split
 from ukd_dist.errors import DataError
 
 # The key and the recording group of a row's video, given the name of its class.

@@ -1,0 +1,282 @@
+"""What an experiment file may say of its videos: where they are, how they are stored, how clips are taken.
+
+As `config`, which declares the rest, this module only declares.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ukd_dist.settings import Name, Settings, SettingsError
+
+Modality = Literal["rgb", "flow"]
+Codec = Literal["vp9", "copy", "jpeg"]
+FlowMethod = Literal["dis_medium", "dis_fast", "farneback"]
+
+
+class Clip(Settings):
+    """How a clip is taken from a video. A network states how its pathways sample the decoded frames."""
+
+    frames: int = Field(32, ge=1, description="decoded frames a clip")
+    stride: int = Field(2, ge=1, description="source frames from one decoded frame to the next")
+    size: int = Field(224, ge=16, description="side of the square crop, pixels")
+    short_side: tuple[int, int] = Field(
+        (224, 288), description="range of the short side after resizing, pixels; evaluation uses the lower"
+    )
+    gamma: float = Field(3.0, gt=0, description="rgb value v in 0..1 becomes v ** (1 / gamma) (UKD, Eq. 13)")
+    flip: bool = Field(True, description="mirror half of the training clips")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Clip:
+        low, high = self.short_side
+        if not self.size <= low <= high:
+            raise SettingsError(
+                f"short_side [{low}, {high}] does not hold a crop of {self.size}",
+                expected="size <= short_side[0] <= short_side[1]",
+                action="lower size, or raise short_side",
+            )
+        return self
+
+
+class Views(Settings):
+    """What of a video a teacher's stored logits speak of: its centre, a mean over views, or several views."""
+
+    kind: Literal["centre", "mean", "random"] = Field(
+        "centre", description="centre: one view; mean: of the logits over views; random: each view by itself"
+    )
+    clips: int = Field(1, ge=1, description="mean: clips spread over a video; random: views of a video")
+    crops: Literal[1, 3] = Field(1, description="mean: crops of each clip along the long side")
+    seed: int = Field(0, ge=0, description="random: seed of the views, whoever the teacher is")
+
+    @model_validator(mode="after")
+    def _kind_uses_what_is_said(self) -> Views:
+        used = {"centre": set[str](), "mean": {"clips", "crops"}, "random": {"clips", "seed"}}[self.kind]
+        for name, unused in (("clips", 1), ("crops", 1), ("seed", 0)):
+            if name not in used and getattr(self, name) != unused:
+                raise SettingsError(
+                    f"{name} {getattr(self, name)} with kind: {self.kind}, which has no use for it",
+                    expected=f"{name} {unused}",
+                    action=f"remove {name}, or change kind",
+                )
+        if self.kind == "mean" and self.count == 1:
+            raise SettingsError(
+                "kind: mean of one view", expected="several clips or crops", action="set kind: centre"
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """Views of a video."""
+        return self.clips * self.crops
+
+    @property
+    def evaluated(self) -> Views:
+        """The views of videos that teach no student: in place of random ones the centre."""
+        return Views() if self.kind == "random" else self
+
+    @property
+    def name(self) -> str:
+        """The views as text, which files of logits and targets carry: centre, mean-10x3, random-4-s0."""
+        details = {"mean": f"-{self.clips}x{self.crops}", "random": f"-{self.clips}-s{self.seed}"}
+        return self.kind + details.get(self.kind, "")
+
+    @classmethod
+    def named(cls, name: str) -> Views | None:
+        """The views of that `name`, or None where it is none of ours: logits from elsewhere may say so."""
+        given: dict[str, Any] = {"kind": name}
+        if mean := re.fullmatch(r"mean-(\d+)x(\d+)", name):
+            given = {"kind": "mean", "clips": int(mean[1]), "crops": int(mean[2])}
+        elif random := re.fullmatch(r"random-(\d+)-s(\d+)", name):
+            given = {"kind": "random", "clips": int(random[1]), "seed": int(random[2])}
+        try:
+            return cls.model_validate(given)
+        except ValueError:
+            return None
+
+
+class Encoding(Settings):
+    """How videos are stored in the shards."""
+
+    short_side: int | None = Field(
+        None, ge=16, description="stored short side, pixels; null keeps the source's"
+    )
+    crf_rgb: int = Field(24, ge=0, le=63, description="VP9 quality of rgb, lower is better")
+    crf_flow: int = Field(12, ge=0, le=63, description="VP9 quality of flow, lower is better")
+    jpeg_qscale: int = Field(
+        2, ge=2, le=31, description="codec: jpeg's quality of rgb, FFmpeg's scale, lower is better"
+    )
+    flow: FlowMethod = Field("dis_medium", description="how optical flow is found (OpenCV)")
+    flow_bound: float = Field(20.0, gt=0, description="largest flow that is kept, stored pixels a frame")
+    samples_per_shard: int = Field(64, ge=1, description="samples in one tar")
+
+
+class Split(Settings):
+    """The list files of one split."""
+
+    train: Path = Field(description="list of training videos")
+    test: Path = Field(description="list of test videos")
+
+
+class Synthetic(Settings):
+    """The miniature ARID that `source: synthetic` draws; sizes are per class."""
+
+    seed: int = Field(0, ge=0, description="seed of actors, scenes and motions")
+    train_clips: int = Field(24, ge=1, description="training videos a class")
+    test_clips: int = Field(20, ge=1, description="test videos a class")
+
+
+class Validation(Settings):
+    """Training videos that are held out as a split of their own, for choices."""
+
+    share: float = Field(gt=0, lt=1, description="of the training videos")
+    by: Literal["group", "random"] = Field(
+        "group", description="group: whole recording groups; random: of each class the same share"
+    )
+    seed: int = Field(0, ge=0, description="seed of the choice")
+
+
+class FolderSplit(Settings):
+    """Which videos of `source: folder` are its test split."""
+
+    test: float = Field(gt=0, lt=1, description="share of the videos that is the test split")
+    by: Literal["group", "random"] = Field(
+        "group", description="group: whole recording groups; random: of each class the same share"
+    )
+    seed: int = Field(0, ge=0, description="seed of the choice")
+
+
+class Folds(Settings):
+    """Parts of the training rows, of which a teacher may leave one out: the same parts for every teacher."""
+
+    count: int = Field(ge=2, description="number of folds")
+    by: Literal["random", "group"] = Field(
+        "random", description="random: every class dealt out evenly; group: whole recording groups"
+    )
+    seed: int = Field(0, ge=0, description="seed of the folds")
+
+
+# Which of their settings the sources read.
+_SETTINGS_OF_SOURCE: dict[str, set[str]] = {
+    "arid": {"videos", "splits", "classes"},
+    "folder": {"videos", "split", "group_pattern"},
+    "csv": {"videos", "splits", "format", "classes", "group_pattern"},
+    "synthetic": {"synthetic"},
+}
+
+
+class Data(Settings):
+    """The videos, their lists, and how shards and clips are made of them."""
+
+    source: Literal["arid", "folder", "csv", "synthetic"] = Field(
+        description="arid: ARID's lists; folder: a folder a class; csv: lists as CSV, or UCF101's or HMDB51's"
+    )
+    videos: Path | None = Field(
+        None, description="folder that the lists' paths start from; of source: folder, that of the classes"
+    )
+    splits: dict[Name, Split] = Field(default_factory=dict, description="exactly one split a run directory")
+    split: FolderSplit | None = Field(None, description="of source: folder, which has no lists")
+    format: Literal["auto", "csv", "ucf101", "hmdb51"] = Field(
+        "auto", description="of source: csv's lists; auto: what their content says"
+    )
+    classes: Path | None = Field(
+        None,
+        description="`label<TAB>class` table; default: mapping_table.txt or classInd.txt beside the lists",
+    )
+    group_pattern: str | None = Field(
+        None,
+        description="regular expression, found in a video's path below `videos`, whose one group is the "
+        "recording group; null: ARID's, UCF101's and HMDB51's names; for folder and csv",
+    )
+    synthetic: Synthetic | None = Field(None, description="sizes and seed of the synthetic videos")
+    validation: Validation | None = Field(
+        None, description="training videos that are held out; null: none, and all are trained on"
+    )
+    folds: Folds | None = Field(
+        None, description="of the training rows, for teachers that leave one out (their `fold`)"
+    )
+    modalities: tuple[Modality, ...] = Field(("rgb",), min_length=1, description="components of a sample")
+    codec: Codec = Field(
+        "vp9", description="of stored rgb: vp9; copy: the source's own stream, unchanged; jpeg: single frames"
+    )
+    encoding: Encoding = Field(default_factory=Encoding, description="size and quality in the shards")
+    clip: Clip = Field(default_factory=Clip, description="clips of every network that does not say otherwise")
+    views: Views = Field(
+        default_factory=Views, description="of every teacher that does not say otherwise: what its logits saw"
+    )
+    seed: int = Field(0, ge=0, description="seed of the order of samples in the shards")
+    max_rejected: float = Field(
+        0.01, ge=0, le=1, description="share of damaged videos above which sharding fails"
+    )
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _pattern_has_one_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = 1 if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise SettingsError(
+                f"'{pattern}' is no regular expression: {error}",
+                expected="one that finds the recording group",
+                action="correct it",
+            ) from error
+        if groups != 1:
+            raise SettingsError(
+                f"'{pattern}' has {groups} groups in parentheses",
+                expected="exactly one, the recording group",
+                action="put it into ( ), and others into (?: )",
+            )
+        return pattern
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Data:
+        used = _SETTINGS_OF_SOURCE[self.source]
+        for name in sorted(set().union(*_SETTINGS_OF_SOURCE.values()) - used):
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise SettingsError(
+                    f"{name} with source: {self.source}, which has no use for it",
+                    expected=f"of the settings of sources only {', '.join(sorted(used))}",
+                    action=f"remove {name}, or change source",
+                )
+        if "videos" in used and self.videos is None:
+            raise SettingsError(
+                "videos is missing",
+                expected="the folder that the lists' paths start from, or that holds the classes' folders",
+                action="give it",
+            )
+        if "splits" in used and len(self.splits) != 1:
+            raise SettingsError(
+                f"splits names {len(self.splits)} splits",
+                expected="exactly one, since a run directory holds one split",
+                action="give each split an experiment with a root of its own",
+            )
+        if "split" in used and self.split is None:
+            raise SettingsError(
+                "split is missing",
+                expected="the share of the folder's videos that is the test split",
+                action="give it, for example split: {test: 0.3}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _modalities_differ(self) -> Data:
+        if len(set(self.modalities)) != len(self.modalities):
+            raise SettingsError(
+                f"modalities {list(self.modalities)} names one twice",
+                expected="each once",
+                action="remove the second",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _codec_can_scale(self) -> Data:
+        if self.codec == "copy" and self.encoding.short_side is not None:
+            raise SettingsError(
+                f"encoding.short_side {self.encoding.short_side} with codec: copy, which cannot scale",
+                expected="encoding.short_side null: a copied stream keeps its size",
+                action="remove encoding.short_side, or set codec: vp9 or jpeg",
+            )
+        return self
