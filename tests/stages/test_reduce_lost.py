@@ -1,12 +1,13 @@
-"""The reduction while a worker is killed: what it costs, and that it ends with the same bytes."""
+"""The reduction while a worker or a node is killed: what it costs, and that it ends with the same bytes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -30,14 +31,31 @@ def cluster(tmp_path: Path) -> Iterator[RayCluster]:
         yield cluster
 
 
-def test_a_killed_worker_costs_the_blocks_in_its_hands(cluster: RayCluster, tmp_path: Path) -> None:
+def kill_worker(worker: psutil.Process) -> None:
+    worker.kill()
+
+
+def kill_node(worker: psutil.Process) -> None:
+    """Everything that a machine takes with it when it fails: the worker's raylet and all that it started."""
+    raylet = worker.parent()
+    assert raylet is not None
+    assert raylet.name() == "raylet"
+    for process in [raylet, *raylet.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@pytest.mark.parametrize("kill", [kill_worker, kill_node])
+def test_what_is_killed_costs_the_blocks_in_its_hands(
+    cluster: RayCluster, tmp_path: Path, kill: Callable[[psutil.Process], None]
+) -> None:
     root = tmp_path / "run"
     store = fake_store.build(root, 40, 20_000, 16)
     experiment = store.experiment(targets("pkd"), reduce_rows=400)
     (member,) = experiment.targets
     finished: dict[Path, int] = {}
     list(cluster.run([Job("start", len, ("",))]))  # the cluster starts in the main thread
-    killer = threading.Thread(target=lambda: finished.update(lose(cluster, member, root)))
+    killer = threading.Thread(target=lambda: finished.update(lose(cluster, member, root, kill)))
     killer.start()
     (target,) = run(cluster, experiment)
     killer.join()
@@ -50,8 +68,10 @@ def test_a_killed_worker_costs_the_blocks_in_its_hands(cluster: RayCluster, tmp_
     assert content(target) == survived
 
 
-def lose(cluster: RayCluster, member: TargetMember, root: Path) -> dict[Path, int]:
-    """Kill a process that is in the middle of a block, not of the head node; the blocks done by then."""
+def lose(
+    cluster: RayCluster, member: TargetMember, root: Path, kill: Callable[[psutil.Process], None]
+) -> dict[Path, int]:
+    """Kill a worker in the middle of a block, off the head node, or its node; the blocks done by then."""
     head, run_directory = ray.get_runtime_context().get_node_id(), RunDirectory(root)
     sums, deadline = run_directory.target(member.id) / SUMS, time.monotonic() + 60
     while time.monotonic() < deadline and not run_directory.finished_targets():
@@ -66,7 +86,7 @@ def lose(cluster: RayCluster, member: TargetMember, root: Path) -> dict[Path, in
             victim.suspend()  # so that it cannot end the block while we look
             blocks = {path: path.stat().st_mtime_ns for path in sums.glob("[0-9]*.safetensors")}
             if blocks and not any(path.name.startswith(f"{begin:09d}") for path in blocks):
-                victim.kill()
+                kill(victim)
                 return blocks
             victim.resume()
         time.sleep(0.001)
