@@ -88,7 +88,14 @@ ANYWHERE_IN = {
     "numba": {"method/kernels.py"},
     "xxhash": {"data/rowarray.py"},
     "matplotlib": set[str](),
-    "typer": {"cli.py"},
+    "typer": {
+        "cli/__init__.py",
+        "cli/answering.py",
+        "cli/arguments.py",
+        "cli/data.py",
+        "cli/experiments.py",
+        "cli/logits.py",
+    },
 }
 HEAVY = {
     "av",

@@ -1,0 +1,18 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Experiment = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="YAML file (see launch/experiments)")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[a.b=value]...", help="settings that override the file's"),
+]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="run directory")]
+Replace = Annotated[bool, typer.Option("--replace", help="make again what other settings or inputs made")]
+Json = Annotated[bool, typer.Option("--json", help="results as JSON on stdout")]
+Debug = Annotated[bool, typer.Option("--debug", help="tracebacks and debug logs")]

@@ -1,0 +1,65 @@
+"""Commands about videos: `ukd synth` draws some, `ukd data` looks at those in shards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ukd_dist.cli.answering import answering
+from ukd_dist.cli.arguments import Debug, Json
+from ukd_dist.printing import print_answer
+
+app = typer.Typer(help="What shards hold.", no_args_is_help=True)
+
+
+def synth(
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="folder to write to")],
+    seed: Annotated[int, typer.Option(min=0, help="of actors, scenes and motions")] = 0,
+    train_clips: Annotated[int, typer.Option(min=1, help="training videos a class")] = 24,
+    test_clips: Annotated[int, typer.Option(min=1, help="test videos a class")] = 20,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw a miniature ARID: real H.264 files in ARID's layout, with lists in its format."""
+    with answering(debug):
+        from ukd_dist.data import synthetic
+        from ukd_dist.progress import Progress
+
+        total = len(synthetic.CLASSES) * (train_clips + test_clips)
+        with Progress().bar("videos", total, "videos") as bar:
+            train, test = synthetic.write_dataset(
+                dest,
+                seed=seed,
+                train_clips=train_clips,
+                test_clips=test_clips,
+                on_progress=lambda done, _: bar.update(done),
+            )
+        print_answer({"dest": str(dest), "train": train, "test": test}, as_json)
+
+
+@app.command("show")
+def data_show(
+    place: Annotated[Path, typer.Argument(metavar="ROOT|SHARDS_DIR", help="run or shards directory")],
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="the contact sheet")] = Path(
+        "contact-sheet.png"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="draws the samples that are shown")] = 0,
+    gamma: Annotated[float, typer.Option(min=0.1, help="of the corrected frames")] = 3.0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Figures of finished shards, and a contact sheet: a video of each class, corrected, and its flow."""
+    with answering(debug):
+        from ukd_dist.stages.contact_sheet import write_contact_sheet
+        from ukd_dist.stages.show import describe, measure, open_shards
+
+        shards = open_shards(place)
+        figures = measure(shards, seed=seed)
+        write_contact_sheet(shards, out, gamma=gamma, seed=seed)
+        if as_json:
+            print_answer({**asdict(figures), "contact_sheet": str(out)}, as_json)
+            return
+        print(f"{describe(figures)}\n\ncontact sheet: {out}")

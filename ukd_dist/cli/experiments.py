@@ -1,0 +1,131 @@
+"""Commands that take an experiment: its stages, one by one or all, the demo, and studies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ukd_dist.cli.answering import answering
+from ukd_dist.cli.arguments import Debug, Experiment, Json, Overrides, Replace
+from ukd_dist.errors import UsageError
+from ukd_dist.printing import console, print_answer, print_study, results_table, summary_table
+
+# Command: what it is for, and its stages; None: all of them.
+WORK: dict[str, tuple[str, list[str] | None]] = {
+    "shard": ("Make shards of the videos.", ["shard"]),
+    "teach": ("Train every teacher that is not trained, and write its logits.", ["teach"]),
+    "reduce": ("Assemble the teachers' logits to targets.", ["reduce"]),
+    "distill": ("Train the students with DeepSpeed.", ["distill"]),
+    "evaluate": ("Measure the test accuracy of teachers, students and fusions.", ["evaluate"]),
+    "run": ("Do everything that is not done yet: shard, teach, reduce, distill, evaluate, report.", None),
+}
+
+
+def working(stages: list[str] | None) -> Callable[..., None]:
+    """A command that takes an experiment through the stages; None: through all of them."""
+
+    def command(
+        experiment: Experiment,
+        overrides: Overrides = None,
+        replace: Replace = False,
+        as_json: Json = False,
+        debug: Debug = False,
+    ) -> None:
+        with answering(debug):
+            _run(experiment, overrides or [], stages, replace, as_json)
+
+    return command
+
+
+def demo(
+    overrides: Overrides = None,
+    root: Annotated[Path, typer.Option(help="run directory")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="of the videos, teachers and students")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The whole method on a miniature ARID that it draws itself; minutes on two CPU cores."""
+    chosen = [
+        f"root={json.dumps(str(root))}",
+        f"seed={seed}",
+        f"data.seed={seed}",
+        f"data.synthetic.seed={seed}",
+    ]
+    with answering(debug), as_file(files("ukd_dist") / "experiments" / "demo.yaml") as path:
+        _run(path, [*chosen, *(overrides or [])], None, False, as_json)
+
+
+def study(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    offline: Annotated[bool, typer.Option("--offline", help="score targets without a student")] = False,
+    methods: Annotated[str, typer.Option(help="weightings")] = "avg,pkd,gtd,entropy,confidence,best",
+    h: Annotated[str, typer.Option(help="of pkd")] = "0.9,0.95,0.99,0.999",
+    tau: Annotated[str, typer.Option(help="temperatures")] = "1,2,5,10,20",
+    spaces: Annotated[str, typer.Option(help="what is summed")] = "logits,probs",
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="whose teachers and rows are taken; default: everyone")
+    ] = None,
+    in_sample: Annotated[bool, typer.Option("--in-sample", help="score training rows alone")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Which method, h, temperature and space make the best targets, judged on validation rows."""
+    with answering(debug):
+        from ukd_dist import pipeline
+        from ukd_dist.progress import Progress
+
+        if not offline:
+            raise UsageError(
+                "`ukd study` without --offline",
+                expected="--offline: training students to compare is not there yet",
+                action="give --offline",
+            )
+        asked = {"methods": methods, "h": h, "tau": tau, "spaces": spaces}
+        chosen = {**asked, "target": target, "in_sample": in_sample}
+        done, page = pipeline.study(pipeline.load(experiment, overrides or []), chosen, progress=Progress())
+        if as_json:
+            scores = [asdict(score) for score in done.scores]
+            scope = done.scope.model_dump(mode="json")
+            print_answer({"report": str(page), "scope": scope, "scores": scores}, as_json)
+            return
+        print_study(done)
+        print(f"report: {page}")
+
+
+def _run(path: Path, overrides: list[str], stages: list[str] | None, replace: bool, as_json: bool) -> None:
+    from ukd_dist import pipeline
+    from ukd_dist.progress import Progress
+    from ukd_dist.rundir import RunDirectory
+    from ukd_dist.stages.report import results_rows
+    from ukd_dist.stages.summary import is_telling, read_summary
+
+    stages = stages or list(pipeline.STAGES)
+    experiment = pipeline.load(path, overrides)
+    page = pipeline.run(experiment, stages, replace=replace, progress=Progress())
+    run, evaluated = RunDirectory(experiment.root), "evaluate" in stages
+    results = results_rows(run, experiment) if evaluated else []
+    summaries = read_summary(run, experiment) if evaluated else []
+    if as_json:
+        print_answer(
+            {
+                "root": str(experiment.root),
+                "report": str(page),
+                "results": [asdict(result) for result in results],
+                "summary": [asdict(summary) for summary in summaries],
+            },
+            as_json,
+        )
+        return
+    if results:
+        console().print(results_table(results))
+    if is_telling(summaries):
+        console().print()
+        console().print(summary_table(summaries))
+    console().print(f"report: {page}")

@@ -1,0 +1,56 @@
+"""Commands about logits: other systems' come in, and those of a run directory are listed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ukd_dist.cli.answering import answering
+from ukd_dist.cli.arguments import Debug, Json, Overrides, Replace, Root
+from ukd_dist.printing import print_records
+
+app = typer.Typer(help="Logits of every member, and of other systems.", no_args_is_help=True)
+
+
+@app.command("import")
+def logits_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=".npz, .safetensors, .csv or .parquet")],
+    place: Annotated[Path, typer.Argument(metavar="ROOT|EXPERIMENT", help="run directory, or YAML file")],
+    teacher: Annotated[str, typer.Option("--as", metavar="ID", help="id of the teacher that it becomes")],
+    overrides: Overrides = None,
+    trained_on: Annotated[
+        str,
+        typer.Option(metavar="all|none|FILE", help="training videos that its network saw; keys, one a line"),
+    ] = "all",
+    partial: Annotated[bool, typer.Option("--partial", help="accept that it lacks some videos")] = False,
+    replace: Replace = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a teacher of another system's logits, matched by key and class."""
+    with answering(debug):
+        from ukd_dist import pipeline
+        from ukd_dist.rundir import RunDirectory
+        from ukd_dist.stages.imports import Source, import_logits
+        from ukd_dist.stages.listing import member_logits
+
+        path, chosen = place, overrides or []
+        if place.is_dir():
+            path, chosen = RunDirectory(place).experiment, [*chosen, f"root={json.dumps(str(place))}"]
+        experiment = pipeline.load(path, chosen)
+        source = Source(file, teacher, trained_on, partial)
+        directory = import_logits(experiment, source, replace=replace)
+        print_records(list(member_logits(directory, "teacher")), as_json)
+
+
+@app.command("list")
+def logits_list(root: Root, as_json: Json = False, debug: Debug = False) -> None:
+    """What logits a run directory holds, of which rows and from where."""
+    with answering(debug):
+        from ukd_dist.rundir import open_run
+        from ukd_dist.stages.listing import list_logits
+
+        print_records(list_logits(open_run(root)[0]), as_json)
