@@ -33,7 +33,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 bench: install
-	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out benchmarks/record.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
 
 clean:
 	rm -rf $(VENV) build *.egg-info

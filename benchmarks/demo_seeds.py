@@ -8,35 +8,29 @@ a run that is there is not repeated: remove the file to measure again.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
+
+from record import RESULTS, commit, hardware, output, parser, save
 
 SEEDS = (0, 1, 2, 3, 4)
 T_975 = {4: 2.776}  # Student's t, two-sided 95%, by degrees of freedom
-RESULT = Path(__file__).parent / "results" / "demo_seeds.json"
+RESULT = RESULTS / "demo_seeds.json"
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     for seed in SEEDS:
         if seed not in {run["seed"] for run in kept()}:
-            write([*kept(), run_demo(seed)])
+            save(RESULT, record([*kept(), run_demo(seed)]))
     print(json.dumps(record(kept())))
 
 
 def kept() -> list[dict[str, Any]]:
     return json.loads(RESULT.read_text())["runs"] if RESULT.is_file() else []
-
-
-def write(runs: list[dict[str, Any]]) -> None:
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(record(runs), indent=1) + "\n")
 
 
 def record(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -46,7 +40,7 @@ def record(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "claim": "paired top-1 difference of the UKD student to the undistilled one, demo, seeds 0-4",
         "command": "python benchmarks/demo_seeds.py",
-        "hardware": f"{os.cpu_count()} cores, {cpu_model()}, no GPU",
+        "hardware": hardware(),
         "difference_points": {"mean": mean, "margin_95": margin},
         "differences_points": differences,
         "runs": runs,
@@ -72,7 +66,7 @@ def run_demo(seed: int) -> dict[str, Any]:
     clips = results[0]["clips"]
     return {
         "seed": seed,
-        "commit": output("git", "rev-parse", "--short", "HEAD"),
+        "commit": commit(),
         "seconds": seconds,
         "test_clips": clips,
         "teachers": {
@@ -86,17 +80,6 @@ def interval(values: list[float]) -> tuple[float, float]:
     """Mean and half of its 95% t-interval."""
     spread = statistics.stdev(values) / len(values) ** 0.5
     return statistics.fmean(values), T_975[len(values) - 1] * spread
-
-
-def output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -14,11 +14,8 @@ keeps it in benchmarks/results/fidelity.json.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
-import subprocess
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from record import RESULTS, claim_of, commit, hardware, real_clips, save
 
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode, encoded_batch
 from ukd_dist.data.modalities import open_writer
@@ -41,36 +39,26 @@ CASES: dict[str, tuple[Codec, Encoding]] = {
     "jpeg qscale 2": ("jpeg", Encoding()),
     "jpeg qscale 4": ("jpeg", Encoding(jpeg_qscale=4)),
 }
-RESULT = Path(__file__).parent / "results" / "fidelity.json"
+RESULT = RESULTS / "fidelity.json"
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument(
-        "--arid-data", default=os.environ.get("UKD_ARID_DATA"), help="folder with arid_subset/"
-    )
-    folder = arguments.parse_args().arid_data
-    if not folder:
-        print("skipped: no real clips; give their folder with --arid-data or UKD_ARID_DATA")
-        return
-    videos = sorted((Path(folder) / "arid_subset" / "videos").glob("*/*.mp4"))
+    videos = real_clips(__doc__)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ["rounded", *CASES]}
     for path in videos:
         for name, figures in compare(path).items():
             found[name].append(figures)
     record = {
-        "claim": (__doc__ or "").partition("\n")[0].removeprefix("Claim: "),
+        "claim": claim_of(__doc__),
         "command": "python benchmarks/fidelity.py --arid-data DIR",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
-        "hardware": f"{os.cpu_count()} cores, no GPU",
+        "commit": commit(),
+        "hardware": hardware(),
         "clips": len(videos),
         "frames": FRAMES,
         "cases": {name: summary(figures) for name, figures in found.items()},
     }
     print(json.dumps(record))
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    save(RESULT, record)
 
 
 def summary(figures: list[dict[str, float]]) -> dict[str, float]:

@@ -17,14 +17,10 @@ benchmarks/results/loading.json.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import os
-import platform
 import re
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +32,7 @@ import cv2
 import numpy as np
 import torch
 import webdataset
+from record import RESULTS, claim_of, commit, hardware, real_clips, save
 
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode, encoded_batch
 from ukd_dist.data.modalities import component
@@ -49,36 +46,26 @@ CLIP = Clip(frames=32, stride=2, size=112, short_side=(112, 112), gamma=3.0)
 BATCH = 16
 CLIPS = 48
 REPEATS = 5
-RESULT = Path(__file__).parent / "results" / "loading.json"
+RESULT = RESULTS / "loading.json"
 Loader = Callable[[int], Iterator[Any]]
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument(
-        "--arid-data", default=os.environ.get("UKD_ARID_DATA"), help="folder with arid_subset/"
-    )
-    folder = arguments.parse_args().arid_data
-    if not folder:
-        print("skipped: no real clips; give their folder with --arid-data or UKD_ARID_DATA")
-        return
+    paths = real_clips(__doc__)
     torch.set_num_threads(1)
     # Any network: pytorchvideo can then be imported beside a CPU-only torch.
     build("x3d_tiny", num_classes=2, channels=3, clip=CLIP, dropout=0, seed=0)
     cv2.setNumThreads(1)
-    paths = sorted((Path(folder) / "arid_subset" / "videos").glob("*/*.mp4"))
     paths = paths[:: len(paths) // CLIPS][:CLIPS]
     with tempfile.TemporaryDirectory() as scratch:
         loaders, skipped = open_loaders(Sources(paths, Path(scratch)))
         milliseconds = measure(loaders)
     medians = {name: statistics.median(found) for name, found in milliseconds.items()}
     record = {
-        "claim": (__doc__ or "").partition("\n")[0].removeprefix("Claim: "),
+        "claim": claim_of(__doc__),
         "command": "python benchmarks/loading.py --arid-data DIR",
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
-        "hardware": f"one of {os.cpu_count()} cores, {cpu_model()}, no GPU",
+        "commit": commit(),
+        "hardware": hardware(cores_used=1),
         "clips": CLIPS,
         "repeats": REPEATS,
         "clips_per_second_per_core": {name: round(1e3 / ms, 1) for name, ms in medians.items()},
@@ -90,7 +77,7 @@ def main() -> None:
         "skipped": skipped,
     }
     print(json.dumps(record))
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    save(RESULT, record)
 
 
 class Sources:
@@ -235,11 +222,6 @@ def with_pytorchvideo(sources: Sources, row: int) -> torch.Tensor:
     top, left = ((length - CLIP.size) // 2 for length in size)
     cropped = small[..., top : top + CLIP.size, left : left + CLIP.size] / 255
     return cropped.pow_(1 / CLIP.gamma).sub_(RGB_MEAN).div_(RGB_STD)
-
-
-def cpu_model() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0].partition(": ")[2] if names else platform.machine()
 
 
 if __name__ == "__main__":

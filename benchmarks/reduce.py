@@ -16,12 +16,8 @@ for the files to stay cached. `--small` measures a hundredth, to see that the sc
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import RESULTS, claim_of, commit, hardware, output, parser, save
 
 from ukd_dist.cluster import Job, RayCluster
 from ukd_dist.config import Cluster
@@ -45,12 +42,12 @@ from ukd_dist.stages.reduce import rows_of_a_block
 CASES = {"arid": (1000, 5_361, 11), "kinetics": (16, 240_000, 400)}
 FEW = 10
 REPEATS = 5
-RESULT = Path(__file__).parent / "results" / "reduce.json"
+RESULT = RESULTS / "reduce.json"
 Case = tuple[int, int, int]
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments = parser(__doc__)
     arguments.add_argument("--small", action="store_true", help="a hundredth of the rows")
     arguments.add_argument("--peak", type=json.loads, help="(internal) folder, sizes and teachers")
     given = arguments.parse_args()
@@ -59,17 +56,16 @@ def main() -> None:
         print(peak_bytes(*given.peak))
         return
     record = {
-        "claim": (__doc__ or "").partition("\n")[0].removeprefix("Claim: "),
+        "claim": claim_of(__doc__),
         "command": "python benchmarks/reduce.py",
-        "commit": run("git", "rev-parse", "--short", "HEAD"),
-        "hardware": f"{os.cpu_count()} cores, {cpu_model()}, no GPU",
+        "commit": commit(),
+        "hardware": hardware(),
         "repeats": REPEATS,
         "cases": {name: measure(smaller(case) if given.small else case) for name, case in CASES.items()},
     }
     print(json.dumps(record))
     if not given.small:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(record, indent=1) + "\n")
+        save(RESULT, record)
 
 
 def smaller(case: Case) -> Case:
@@ -90,7 +86,7 @@ def measure(case: Case) -> dict[str, Any]:
         )
         workers = [on_workers(works["checked"], case, Path(folder), count) for count in (1, 2)]
         peaks = [
-            int(run(sys.executable, __file__, "--peak", json.dumps([folder, case, teachers])))
+            int(output(sys.executable, __file__, "--peak", json.dumps([folder, case, teachers])))
             for teachers in (FEW, case[0])
         ]
     return {
@@ -208,15 +204,6 @@ def peak_bytes(folder: str, case: Case, teachers: int) -> int:
     # Not getrusage: its peak outlives exec, and would be that of the process that measures.
     (line,) = (li for li in Path("/proc/self/status").read_text().splitlines() if li.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def cpu_model() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0].partition(": ")[2] if names else platform.machine()
 
 
 if __name__ == "__main__":

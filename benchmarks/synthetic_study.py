@@ -28,16 +28,13 @@ the file to measure again.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from itertools import chain, product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from record import RESULTS, commit, hardware, parser, save
 from synthetic.networks import Networks, Recipe, scores, train
 from synthetic.teachers import TEACHERS, Opinions, teach
 from synthetic.world import CLASSES, TRAIN_GROUPS, Rows, draw
@@ -60,7 +57,7 @@ CONTRASTS = (
     *(("pkd", other) for other in ("avg", "gtd", "smoothing", "smoothing-1")),
     *(("pkd-folds", other) for other in ("pkd", "avg-folds", "smoothing", "smoothing-1")),
 )
-RESULT = Path(__file__).parent / "results" / "synthetic_study.json"
+RESULT = RESULTS / "synthetic_study.json"
 
 
 class Option(NamedTuple):
@@ -80,6 +77,7 @@ class Lesson(NamedTuple):
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     torch.set_num_threads(1)
     kept: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.is_file() else {"pilots": [], "runs": []}
     for condition in TEACHERS:
@@ -102,11 +100,8 @@ def keep(kept: dict[str, Any], kind: str, condition: str, seed: int, options: li
     teachers, students = measure(condition, training, test, options, seed)
     run = {"condition": condition, "seed": seed, "seconds": round(time.monotonic() - began, 1)}
     found = {"accuracies": [s["accuracy"] for s in students]} if kind == "pilots" else {"students": students}
-    kept[kind].append(
-        {**run, "commit": output("git", "rev-parse", "--short", "HEAD"), "teachers": teachers, **found}
-    )
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(record(kept)) + "\n")
+    kept[kind].append({**run, "commit": commit(), "teachers": teachers, **found})
+    save(RESULT, record(kept), indent=None)
 
 
 def pilot_options() -> list[Option]:
@@ -228,7 +223,7 @@ def record(kept: dict[str, Any]) -> dict[str, Any]:
     return {
         "claim": "students of several weightings over one set of teachers, paired by seed, on drawn features",
         "command": "python benchmarks/synthetic_study.py",
-        "hardware": f"1 of {os.cpu_count()} cores, {cpu_model()}, no GPU",
+        "hardware": hardware(cores_used=1),
         "seeds": len(SEEDS),
         "summary": summaries,
         "pilots": kept["pilots"],
@@ -264,17 +259,6 @@ def paired(ones: list[float], others: list[float]) -> dict[str, float]:
     differences = [one - other for one, other in zip(ones, others, strict=True)]
     margin = T_975[len(differences) - 1] * statistics.stdev(differences) / len(differences) ** 0.5
     return {"mean": round(statistics.fmean(differences), 2), "margin_95": round(margin, 2)}
-
-
-def output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":
