@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -129,24 +129,28 @@ class Synthetic(Settings):
     test_clips: int = Field(20, ge=1, description="test videos a class")
 
 
+# How held-out videos are chosen, be they the validation split or a folder's test split.
+_HeldOutBy = Annotated[
+    Literal["group", "random"],
+    Field(description="group: whole recording groups; random: of each class the same share"),
+]
+_SeedOfChoice = Annotated[int, Field(ge=0, description="seed of the choice")]
+
+
 class Validation(Settings):
     """Training videos that are held out as a split of their own, for choices."""
 
     share: float = Field(gt=0, lt=1, description="of the training videos")
-    by: Literal["group", "random"] = Field(
-        "group", description="group: whole recording groups; random: of each class the same share"
-    )
-    seed: int = Field(0, ge=0, description="seed of the choice")
+    by: _HeldOutBy = "group"
+    seed: _SeedOfChoice = 0
 
 
 class FolderSplit(Settings):
     """Which videos of `source: folder` are its test split."""
 
     test: float = Field(gt=0, lt=1, description="share of the videos that is the test split")
-    by: Literal["group", "random"] = Field(
-        "group", description="group: whole recording groups; random: of each class the same share"
-    )
-    seed: int = Field(0, ge=0, description="seed of the choice")
+    by: _HeldOutBy = "group"
+    seed: _SeedOfChoice = 0
 
 
 class Folds(Settings):
