@@ -7,18 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ukd_dist import manifest
+from tests.finished_shards import finish
 from ukd_dist.data import synthetic
-from ukd_dist.data.shards import (
-    SAMPLES,
-    Sample,
-    ShardSet,
-    SplitName,
-    encode_sample,
-    samples_csv,
-    shard_name,
-    write_shard,
-)
+from ukd_dist.data.shards import Sample, ShardSet, SplitName, encode_sample
 from ukd_dist.data.video import probe, stored_size
 from ukd_dist.data_config import Encoding
 
@@ -55,30 +46,15 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """Real shards of some of the drawn videos: rgb and flow, short side 64, 8 training and 4 test samples."""
     directory = tmp_path_factory.mktemp("shards")
-    everything: list[Sample] = []
-    files = [SAMPLES]
+    content = []
     paths = sorted((videos / "videos").glob("*/*.mp4"))
     chosen_of: dict[SplitName, list[Path]] = {"train": paths[:16:2], "test": paths[1:9:2]}
     for split, chosen in chosen_of.items():
-        samples = []
         for row, path in enumerate(chosen):
             info, name = probe(path), path.parent.name
             width, height = stored_size(info.width, info.height, ENCODING.short_side)
             label, group = synthetic.CLASSES.index(name), path.stem.split("_")[1]
-            samples.append(
-                Sample(split, row, path.stem, label, name, group, info.frames, info.fps, width, height)
-            )
-        for number in range(0, len(samples), ENCODING.samples_per_shard):
-            part = slice(number, number + ENCODING.samples_per_shard)
-            tar = shard_name(split, number // ENCODING.samples_per_shard)
-            encoded = (
-                encode_sample(s, p, ("rgb", "flow"), ENCODING)
-                for s, p in zip(samples[part], chosen[part], strict=True)
-            )
-            write_shard(directory / tar, zip(samples[part], encoded, strict=True))
-            files += [tar, tar.replace(".tar", ".idx")]
-        everything += samples
-    manifest.write_atomically(directory / SAMPLES, samples_csv(everything))
-    settings = {"classes": list(synthetic.CLASSES), "encoding": ENCODING.model_dump(mode="json")}
-    manifest.commit(directory, "shards", settings, {}, files)
-    return ShardSet(directory)
+            sample = Sample(split, row, path.stem, label, name, group, info.frames, info.fps, width, height)
+            content.append((sample, encode_sample(sample, path, ("rgb", "flow"), ENCODING)))
+    size = ENCODING.samples_per_shard
+    return finish(directory, content, synthetic.CLASSES, encoding=ENCODING, samples_per_shard=size)

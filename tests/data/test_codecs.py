@@ -19,20 +19,12 @@ from hypothesis import strategies as st
 
 from tests.data.odd_videos import Maker, turned
 from tests.data.test_clips import decoded, film, grey, levels, scene, views, whole
-from ukd_dist import manifest
+from tests.finished_shards import finish
 from ukd_dist.data import jpegs
 from ukd_dist.data.clips import decode_clips
 from ukd_dist.data.jpegs import JpegEncoder, full_range
 from ukd_dist.data.modalities import component
-from ukd_dist.data.shards import (
-    SAMPLES,
-    Sample,
-    ShardSet,
-    encode_sample,
-    samples_csv,
-    shard_name,
-    write_shard,
-)
+from ukd_dist.data.shards import Sample, ShardSet, encode_sample
 from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import Frame, probe, read_frames
 from ukd_dist.data.views import evaluation_batches
@@ -330,20 +322,13 @@ def test_a_stream_of_turned_pictures_is_not_copied(maker: Maker, tmp_path: Path)
 
 def shard_of(directory: Path, paths: list[Path], codec: Codec) -> ShardSet:
     """Finished shards of some videos, one class."""
-    samples = []
+    content = []
     for row, path in enumerate(paths):
         info = probe(path)
-        samples.append(
-            Sample("train", row, path.stem, 0, "Run", "", info.frames, info.fps, info.width, info.height)
-        )
-    pairs = zip(samples, paths, strict=True)
-    encoded = [(sample, encode_sample(sample, path, ("rgb",), Encoding(), codec)) for sample, path in pairs]
-    tar = shard_name("train", 0)
-    write_shard(directory / tar, encoded)
-    manifest.write_atomically(directory / SAMPLES, samples_csv(samples))
-    described = {"classes": ["Run"], "encoding": Encoding().model_dump(mode="json"), "codec": codec}
-    manifest.commit(directory, "shards", described, {}, [SAMPLES, tar, tar.replace(".tar", ".idx")])
-    return ShardSet(directory)
+        described = (info.frames, info.fps, info.width, info.height)
+        sample = Sample("train", row, path.stem, 0, "Run", "", *described)
+        content.append((sample, encode_sample(sample, path, ("rgb",), Encoding(), codec)))
+    return finish(directory, content, ("Run",), codec=codec)
 
 
 def clips_of(shards: ShardSet, device: torch.device = CPU) -> list[np.ndarray]:

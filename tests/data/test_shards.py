@@ -7,7 +7,7 @@ import json
 import string
 import struct
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.finished_shards import INPUTS, finish
 from ukd_dist import manifest
 from ukd_dist.data.shards import (
     SAMPLES,
@@ -27,7 +28,6 @@ from ukd_dist.data.shards import (
     keys_digest,
     read_index,
     samples_csv,
-    shard_name,
     write_shard,
 )
 from ukd_dist.data.sources import MAX_KEY_BYTES
@@ -45,21 +45,7 @@ def sample(row: int, key: str, label: int = 0, split: str = "train", frames: int
 
 
 def write_set(directory: Path, content: Content, samples_per_shard: int = 3) -> Path:
-    """Write tars, indexes, table and manifest as the shard stage does."""
-    names = [SAMPLES]
-    for split in SPLITS:
-        own = [entry for entry in content if entry[0].split == split]
-        for begin in range(0, len(own), samples_per_shard):
-            tar = shard_name(split, begin // samples_per_shard)
-            write_shard(directory / tar, own[begin : begin + samples_per_shard])
-            names += [tar, Path(tar).with_suffix(".idx").name]
-    manifest.write_atomically(directory / SAMPLES, samples_csv(s for s, _ in content))
-    return commit(directory, names)
-
-
-def commit(directory: Path, names: Sequence[str]) -> Path:
-    described = {"classes": CLASSES, "encoding": Encoding().model_dump(mode="json")}
-    manifest.commit(directory, "shards", described, {"source": "0" * 64}, names)
+    finish(directory, content, CLASSES, samples_per_shard=samples_per_shard)
     return directory
 
 
@@ -451,7 +437,9 @@ def test_any_flipped_byte_of_the_manifest_is_found_unless_it_changes_nothing(own
 
 def refusal(directory: Path, table: bytes) -> str:
     (directory / SAMPLES).write_bytes(table)
-    commit(directory, [path.name for path in directory.iterdir() if path.name != manifest.FILENAME])
+    described = {"classes": CLASSES, "encoding": Encoding().model_dump(mode="json")}
+    names = [path.name for path in directory.iterdir() if path.name != manifest.FILENAME]
+    manifest.commit(directory, "shards", described, INPUTS, names)
     with pytest.raises(DataError) as raised:
         ShardSet(directory)
     return str(raised.value)

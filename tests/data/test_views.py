@@ -23,6 +23,7 @@ from ukd_dist.data.views import (
 from ukd_dist.data_config import Clip, Views
 
 WORLD_SIZES = (1, 2, 3, 6)
+SMALL = Clip(frames=4, stride=2, size=16, short_side=(16, 20))
 KINDS = (
     Views(),
     Views(kind="mean", clips=4, crops=3),
@@ -85,6 +86,18 @@ def joined(batches: Iterable[Batch]) -> dict[str, np.ndarray]:
 def assert_equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
     for name, column in left.items():
         np.testing.assert_array_equal(column, right[name], err_msg=name)
+
+
+def assert_even(views: dict[str, np.ndarray]) -> None:
+    """6,000 views of 10 frames each, by SMALL, cover their whole range evenly."""
+    for name, values in {"start_frames": range(4), "short_sides": range(16, 21), "mirror": range(2)}.items():
+        found, counts = np.unique(views[name], return_counts=True)
+        assert found.tolist() == list(values)
+        share = 6000 / len(found)
+        assert np.abs(counts - share).max() < 4 * np.sqrt(share)
+    for name in ("crop_x", "crop_y"):
+        assert views[name].mean() == pytest.approx(0.5, abs=0.02)
+        assert views[name].std() == pytest.approx(12**-0.5, abs=0.02)
 
 
 @given(trainings(), st.sampled_from(WORLD_SIZES))
@@ -164,16 +177,15 @@ def test_a_rows_view_is_the_same_in_every_subset(training: Training) -> None:
 @settings(deadline=None)
 def test_the_subset_of_all_rows_is_no_subset(training: Training, world_size: int) -> None:
     everything = replace(training, rows=np.arange(len(training.frames)))
-    ranks = [range(world_size)] * 2
     whole, subset = (
-        joined(batch for rank in ranks_ for batch in one.batches(range(2), rank, world_size))
-        for one, ranks_ in zip((training, everything), ranks, strict=True)
+        joined(batch for rank in range(world_size) for batch in one.batches(range(2), rank, world_size))
+        for one in (training, everything)
     )
     assert_equal(whole, subset)
 
 
 def test_orders_and_views_are_those_of_before_there_were_subsets() -> None:
-    training = Training(np.arange(20, 32), Clip(frames=4, stride=2, size=16, short_side=(16, 20)), 5, 4)
+    training = Training(np.arange(20, 32), SMALL, 5, 4)
     views = joined(training.batches(range(1, 2)))
     assert views["rows"].tolist() == [6, 9, 5, 8, 2, 4, 7, 0, 11, 10, 3, 1]
     assert views["start_frames"].tolist() == [19, 13, 13, 7, 12, 5, 20, 12, 12, 10, 12, 9]
@@ -232,16 +244,7 @@ def test_every_crop_lies_within_the_picture_and_every_short_side_within_its_rang
 
 
 def test_starts_short_sides_crops_and_mirrors_cover_their_whole_range_evenly() -> None:
-    clip = Clip(frames=4, stride=2, size=16, short_side=(16, 20))
-    views = joined(Training(np.full(600, 10), clip, 0, 6).batches(range(10)))
-    for name, values in {"start_frames": range(4), "short_sides": range(16, 21), "mirror": range(2)}.items():
-        found, counts = np.unique(views[name], return_counts=True)
-        assert found.tolist() == list(values)
-        share = 6000 / len(found)
-        assert np.abs(counts - share).max() < 4 * np.sqrt(share)
-    for name in ("crop_x", "crop_y"):
-        assert views[name].mean() == pytest.approx(0.5, abs=0.02)
-        assert views[name].std() == pytest.approx(12**-0.5, abs=0.02)
+    assert_even(joined(Training(np.full(600, 10), SMALL, 0, 6).batches(range(10))))
 
 
 def test_the_parts_of_a_view_are_drawn_independently() -> None:
@@ -354,22 +357,13 @@ def test_random_views_differ_by_row_number_and_seed_and_from_every_trainings_vie
 
 
 def test_random_views_cover_their_whole_range_evenly() -> None:
-    clip = Clip(frames=4, stride=2, size=16, short_side=(16, 20))
-    views = joined(evaluation_batches(np.full(1500, 10), clip, 500, Views(kind="random", clips=4)))
-    for name, values in {"start_frames": range(4), "short_sides": range(16, 21), "mirror": range(2)}.items():
-        found, counts = np.unique(views[name], return_counts=True)
-        assert found.tolist() == list(values)
-        share = 6000 / len(found)
-        assert np.abs(counts - share).max() < 4 * np.sqrt(share)
-    for name in ("crop_x", "crop_y"):
-        assert views[name].mean() == pytest.approx(0.5, abs=0.02)
-        assert views[name].std() == pytest.approx(12**-0.5, abs=0.02)
+    four = Views(kind="random", clips=4)
+    assert_even(joined(evaluation_batches(np.full(1500, 10), SMALL, 500, four)))
 
 
 def test_clips_of_a_mean_are_spread_over_the_video_and_crops_along_its_long_side() -> None:
-    clip = Clip(frames=4, stride=2, size=16, short_side=(16, 20))
     frames, portrait = np.array([47, 47, 5]), np.array([False, True, False])
-    views = joined(evaluation_batches(frames, clip, 9, Views(kind="mean", clips=4, crops=3), portrait))
+    views = joined(evaluation_batches(frames, SMALL, 9, Views(kind="mean", clips=4, crops=3), portrait))
     starts = [5] * 3 + [15] * 3 + [25] * 3 + [35] * 3
     assert views["start_frames"].tolist() == starts + starts + [0] * 12
     along, across = [0.0, 0.5, 1.0] * 4, [0.5] * 12

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tests.finished_shards import finish
 from ukd_dist import manifest
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
-from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, SplitName, samples_csv, shard_name, write_shard
-from ukd_dist.data_config import Encoding
+from ukd_dist.data.shards import Sample, ShardSet, SplitName
 from ukd_dist.experiment import Experiment, TeacherMember, parse, resolved
 from ukd_dist.rundir import RunDirectory
 
@@ -108,21 +108,12 @@ def teach(
 
 
 def _shard(directory: Path, labels: dict[SplitName, Tensor], num_classes: int) -> ShardSet:
-    names, samples, files = [f"class{c}" for c in range(num_classes)], [], [SAMPLES]
-    for split, labels_n in labels.items():
-        of_split = [
-            Sample(split, row, f"{split}-{row:06d}", label, names[label], "1", 30, 30.0, 64, 48)
-            for row, label in enumerate(labels_n.tolist())
-        ]
-        if of_split:
-            tar = shard_name(split, 0)
-            write_shard(directory / tar, [(sample, {"rgb.webm": b"no video"}) for sample in of_split])
-            files += [tar, Path(tar).with_suffix(".idx").name]
-            samples += of_split
-    manifest.write_atomically(directory / SAMPLES, samples_csv(samples))
-    settings = {"classes": names, "encoding": Encoding().model_dump(mode="json")}
+    names = [f"class{c}" for c in range(num_classes)]
+    samples = [
+        Sample(split, row, f"{split}-{row:06d}", label, names[label], "1", 30, 30.0, 64, 48)
+        for split, labels_n in labels.items()
+        for row, label in enumerate(labels_n.tolist())
+    ]
     counts = {split: len(labels_n) for split, labels_n in labels.items() if len(labels_n)}
-    manifest.commit(
-        directory, "shards", settings, {}, files, {"samples": counts | {"test": 0}, "rejected": {}}
-    )
-    return ShardSet(directory)
+    summary = {"samples": counts | {"test": 0}, "rejected": {}}
+    return finish(directory, [(s, {"rgb.webm": b"no video"}) for s in samples], names, summary=summary)

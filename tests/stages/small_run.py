@@ -5,17 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.finished_shards import finish
 from ukd_dist import manifest
-from ukd_dist.data.shards import (
-    SAMPLES,
-    Sample,
-    ShardSet,
-    SplitName,
-    samples_csv,
-    shard_name,
-    write_shard,
-)
-from ukd_dist.data_config import Encoding
+from ukd_dist.data.shards import Sample, ShardSet, SplitName
 from ukd_dist.experiment import Experiment, parse
 from ukd_dist.rundir import REJECTS, RunDirectory
 
@@ -48,23 +40,16 @@ def experiment(root: Path, *overrides: str) -> Experiment:
 def build(root: Path, *, prefix: str = "") -> RunDirectory:
     """Shards of 12 training and 6 test samples, and one rejected; `prefix` makes other videos."""
     run = RunDirectory(root)
-    samples = [
-        Sample(split, row, prefix + key, row % 3, CLASSES[row % 3], "1", 30, 30.0, 64, 48)
+    content: list[tuple[Sample, dict[str, bytes]]] = [
+        (Sample(split, row, prefix + key, row % 3, CLASSES[row % 3], "1", 30, 30.0, 64, 48), {})
         for split, keys in KEYS.items()
         for row, key in enumerate(keys)
     ]
-    run.shards.mkdir(parents=True)
-    for split in KEYS:
-        write_shard(run.shards / shard_name(split, 0), [(s, {}) for s in samples if s.split == split])
     manifest.write_atomically(run.experiment, experiment(root).to_yaml().encode())
-    manifest.write_atomically(run.shards / SAMPLES, samples_csv(samples))
     rejected = json.dumps({"key": REJECTED, "reason": "no_frames"}) + "\n"
     manifest.write_atomically(run.shards / REJECTS, rejected.encode())
-    tars = [shard_name(split, 0) for split in KEYS]
-    files = [SAMPLES, REJECTS, *tars, *(tar.replace(".tar", ".idx") for tar in tars)]
-    settings = {"classes": list(CLASSES), "encoding": Encoding().model_dump(mode="json")}
     summary = {"samples": {"train": len(TRAIN), "test": len(TEST)}, "rejected": {"no_frames": 1}}
-    manifest.commit(run.shards, "shards", settings, {}, files, summary)
+    finish(run.shards, content, CLASSES, files=[REJECTS], summary=summary)
     return run
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.finished_shards import finish
 from tests.stages import fake_run
 from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.knowledge import logits_path, write_logits
-from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, ShardSet, samples_csv, shard_name, write_shard
-from ukd_dist.data_config import Encoding
+from ukd_dist.data.shards import SPLITS, Sample, ShardSet
 from ukd_dist.errors import DataError
 from ukd_dist.experiment import Experiment, resolved
 from ukd_dist.progress import Progress
@@ -51,20 +51,13 @@ LABELS = (2, 0, 1, 1, 0, 2, 2)
 
 def shard(run: RunDirectory) -> ShardSet:
     """Shards of seven samples a split, without frames."""
-    samples = [
-        Sample(split, row, f"{split}{row}", label, CLASSES[label], "", 1, 30.0, 8, 8)
+    content: list[tuple[Sample, dict[str, bytes]]] = [
+        (Sample(split, row, f"{split}{row}", label, CLASSES[label], "", 1, 30.0, 8, 8), {})
         for split in SPLITS
         for row, label in enumerate(LABELS)
     ]
-    run.shards.mkdir(parents=True)
-    for split in SPLITS:
-        write_shard(run.shards / shard_name(split, 0), [(s, {}) for s in samples if s.split == split])
-    manifest.write_atomically(run.shards / SAMPLES, samples_csv(samples))
-    settings = {"classes": list(CLASSES), "encoding": Encoding().model_dump(mode="json")}
-    indexes = [shard_name(split, 0).replace(".tar", ".idx") for split in SPLITS]
     counts = {"samples": dict.fromkeys(SPLITS, len(LABELS)), "rejected": {}}
-    manifest.commit(run.shards, "shards", settings, {}, [SAMPLES, *indexes], counts)
-    return ShardSet(run.shards)
+    return finish(run.shards, content, CLASSES, summary=counts)
 
 
 def infer(directory: Path, shards: ShardSet, seed: int) -> np.ndarray:

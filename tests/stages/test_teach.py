@@ -11,20 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.finished_shards import finish
 from ukd_dist import manifest
 from ukd_dist.config import Training
 from ukd_dist.data.clips import Clips, decode_clips
 from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.knowledge import LOGITS, TRAINED_ON, logits_path
-from ukd_dist.data.shards import (
-    SAMPLES,
-    Sample,
-    ShardSet,
-    SplitName,
-    samples_csv,
-    shard_name,
-    write_shard,
-)
+from ukd_dist.data.shards import Sample, ShardSet, SplitName
 from ukd_dist.data.views import training_batches
 from ukd_dist.experiment import Experiment, TeacherMember, parse
 from ukd_dist.metrics import Recorder
@@ -54,23 +47,15 @@ def shard(shards: ShardSet, directory: Path) -> ShardSet:
     """Real videos of other shards as eight training, two validation and two test samples of two classes."""
     sources: list[tuple[SplitName, int]] = [("train", row) for row in range(8)]
     sources += [("test", row) for row in range(4)]
-    names, samples = [SAMPLES], []
+    content = []
     for split, size in SPLIT_SIZES.items():
-        content = []
         for row in range(size):
             of, number = sources.pop(0)
             frames = int(shards.rows[of].frames[number])
             name = f"{split}{row}"
             sample = Sample(split, row, name, row % 2, ("Run", "Sit")[row % 2], "", frames, 30.0, 84, 64)
             content.append((sample, {"rgb.mp4": shards.read(of, number, "rgb.mp4").tobytes()}))
-        tar = shard_name(split, 0)
-        write_shard(directory / tar, content)
-        samples += [sample for sample, _ in content]
-        names += [tar, tar.replace(".tar", ".idx")]
-    manifest.write_atomically(directory / SAMPLES, samples_csv(samples))
-    settings = {"classes": ["Run", "Sit"], "encoding": shards.encoding.model_dump(mode="json")}
-    manifest.commit(directory, "shards", settings, {}, names)
-    return ShardSet(directory)
+    return finish(directory, content, ("Run", "Sit"), encoding=shards.encoding)
 
 
 @pytest.fixture(scope="module")
