@@ -12,7 +12,8 @@ from ukd_dist import manifest
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, SplitName, samples_csv, shard_name, write_shard
 from ukd_dist.data_config import Encoding
-from ukd_dist.experiment import Experiment, TeacherMember, parse, resolved
+from ukd_dist.experiment import Experiment, TeacherMember, resolved
+from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
 
 EXPERIMENT = """

@@ -16,7 +16,8 @@ from ukd_dist.data.shards import (
     write_shard,
 )
 from ukd_dist.data_config import Encoding
-from ukd_dist.experiment import Experiment, parse
+from ukd_dist.experiment import Experiment
+from ukd_dist.resolution import parse
 from ukd_dist.rundir import REJECTS, RunDirectory
 
 CLASSES = ("Walk", "Wave", "Jump")
