@@ -42,8 +42,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 from torch.special import entr
 
-from ukd_dist.method.assembly import Assembly, observe
+from ukd_dist.method.assembly import Assembly
 from ukd_dist.method.losses import distillation_loss
+from ukd_dist.method.reference import observe
 from ukd_dist.method.weighting import Space, Weighting
 
 ALPHA, TAUS, WEIGHT_DECAYS = 0.5, (1.0, 2.0, 5.0, 20.0), (5e-3, 2e-2, 4e-2)

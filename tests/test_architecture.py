@@ -29,6 +29,7 @@ VOCABULARY = {
     "manifest",
     "metrics",
     "progress",
+    "resolution",
     "rundir",
     "status",
 }

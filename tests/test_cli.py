@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from tests.test_manifest import mounted_disk
 from ukd_dist import pipeline
 from ukd_dist.cli import app
-from ukd_dist.experiment import load
+from ukd_dist.resolution import load
 from ukd_dist.rundir import coordinating
 
 

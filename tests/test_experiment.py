@@ -20,8 +20,9 @@ from ukd_dist import pipeline
 from ukd_dist.config import ExperimentFile, Student, Target, Teacher
 from ukd_dist.data_config import Views
 from ukd_dist.errors import UsageError
-from ukd_dist.experiment import Experiment, load, parse
+from ukd_dist.experiment import Experiment
 from ukd_dist.method.weighting import Method, Weighting
+from ukd_dist.resolution import load, parse
 from ukd_dist.settings import Settings
 
 STUDY = """
@@ -519,7 +520,7 @@ def test_relative_paths_start_where_the_command_was_given() -> None:
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_ids_are_the_same_in_every_process(hash_seed: str) -> None:
     code = (
-        "import sys; from ukd_dist.experiment import parse; e = parse(sys.stdin.read(), 'study.yaml', []);"
+        "import sys; from ukd_dist.resolution import parse; e = parse(sys.stdin.read(), 'study.yaml', []);"
         "print(*[m.id for m in (*e.teachers, *e.targets, *e.students)])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}

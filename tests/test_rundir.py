@@ -17,7 +17,8 @@ import pytest
 
 from ukd_dist import manifest
 from ukd_dist.errors import BusyError, DataError, MismatchError, TrainingError, UkdError, UsageError
-from ukd_dist.experiment import Experiment, load, parse
+from ukd_dist.experiment import Experiment
+from ukd_dist.resolution import load, parse
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
 from ukd_dist.status import STATES, MemberStatus, State, is_held, read_status, rejected, teacher_states
 
@@ -35,7 +36,7 @@ students:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ukd_dist.experiment import load
+from ukd_dist.resolution import load
 from ukd_dist.rundir import coordinating
 
 with coordinating(load(Path(sys.argv[1]))):

@@ -1,6 +1,5 @@
-"""From an experiment file to members with stable ids.
+"""What an experiment is: its members, each with a stable id.
 
-A file is read, overridden by `a.b=value`, validated whole, and its grids are expanded, before anything runs.
 An id ends in a digest of what determines the content; how it is computed (resources, cluster) is left out.
 """
 
@@ -8,37 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ukd_dist.agreement import (
-    check_folds,
-    check_fusion,
-    check_modalities,
-    check_published,
-    check_selection,
-    check_view,
-    common_views,
-)
-from ukd_dist.config import (
-    NO_TARGETS,
-    Cluster,
-    Evaluate,
-    ExperimentFile,
-    Selection,
-    Student,
-    Target,
-    Teacher,
-    Training,
-)
-from ukd_dist.data_config import Data, Folds, Views
-from ukd_dist.document import read_document
-from ukd_dist.errors import UsageError
-from ukd_dist.expansion import expand, validate
+from ukd_dist.config import Cluster, Evaluate, Student, Target, Teacher, Training
+from ukd_dist.data_config import Data, Views
 
 
 @dataclass(frozen=True)
@@ -94,39 +70,6 @@ class Experiment:
         return yaml.safe_dump(self.document, sort_keys=False)
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Experiment:
-    """Read, override, validate and expand an experiment file.
-
-    Args:
-        path: The YAML file.
-        overrides: `a.b=value` each, the value in YAML; numbers index lists.
-
-    Raises:
-        UsageError: The file is missing or not YAML, a key is unknown, a value is out of range, or settings
-            contradict each other.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"experiment {path}: {error.strerror}",
-            expected="a YAML file",
-            action="give the path of one (see launch/experiments)",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path} is not YAML: {error.reason}",
-            expected="text in UTF-8",
-            action="give the path of an experiment (see launch/experiments)",
-        ) from error
-    return parse(text, str(path), overrides or [])
-
-
-def parse(text: str, where: str, overrides: list[str]) -> Experiment:
-    """As `load`, from the file's text; `where` names it in messages."""
-    return _resolve(read_document(text, where, overrides), where)
-
-
 def digest(*parts: Any) -> str:
     """Eight hexadecimal digits that change when anything in `parts` (JSON-like values) does."""
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
@@ -148,158 +91,3 @@ def resolved(settings: Training) -> dict[str, Any]:
     """
     whole = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
     return settings.model_dump(mode="json", exclude={"resources", *whole})
-
-
-def _resolve(document: dict[str, Any], where: str) -> Experiment:
-    file = validate(ExperimentFile, document, where, ())
-    data = file.data.model_copy(
-        update={
-            "videos": file.data.videos and file.data.videos.absolute(),
-            "classes": file.data.classes and file.data.classes.absolute(),
-            "splits": {
-                name: split.model_copy(
-                    update={"train": split.train.absolute(), "test": split.test.absolute()}
-                )
-                for name, split in file.data.splits.items()
-            },
-        }
-    )
-    inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
-    views = {"views": data.views.model_dump()}
-    teachers = tuple(
-        _teacher(t, data.folds, where)
-        for t in expand(
-            Teacher, file.teachers.fleet, file.teachers.defaults, inherited | views, where, "teachers.fleet"
-        )
-    )
-    _refuse_twins([t.id for t in teachers], where, "teachers.fleet")
-    fleet = {t.id: t.settings for t in teachers}
-    imported = file.teachers.imported
-    _refuse_twins([*fleet, *imported], where, "teachers")
-    targets = {n: _target(n, target, fleet, imported, where) for n, target in file.targets.items()}
-    runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
-    students = tuple(_student(run, targets, fleet, where) for run in runs)
-    _refuse_twins([s.id for s in students], where, "students.runs")
-    check_modalities(data, [*fleet.values(), *runs], where)
-    check_fusion(file.evaluate, runs, where)
-    check_published(file.evaluate, runs, where)
-    whole = file.model_copy(update={"data": data, "root": file.root.absolute()})
-    return Experiment(
-        name=file.name,
-        root=whole.root,
-        data=data,
-        teachers=teachers,
-        targets=tuple(targets.values()),
-        students=students,
-        imported=imported,
-        evaluate=file.evaluate,
-        cluster=file.cluster,
-        document=whole.model_dump(mode="json"),
-    )
-
-
-def _target(
-    name: str, target: Target, fleet: dict[str, Teacher], imported: tuple[str, ...], where: str
-) -> TargetMember:
-    check_selection(name, target.teachers, fleet, imported, where)
-    ids, everyone = _selected(target.teachers, fleet, imported), [*fleet, *imported]
-    if not ids or (target.method == "single" and len(ids) > 1):
-        raise UsageError(
-            f"{where}: targets.{name}.teachers selects {len(ids)} of {len(everyone)} teachers",
-            expected="exactly one, since the method is single" if ids else "at least one",
-            action=f"select among {', '.join(everyone[:5])}{', ...' * (len(everyone) > 5)}",
-        )
-    known = {id_: fleet[id_] for id_ in ids if id_ in fleet}
-    unknown = [id_ for id_ in ids if id_ not in fleet]
-    if not unknown:  # of imported teachers only their logits tell what they were trained on
-        check_folds(name, target, known.values(), where)
-    views = common_views(name, known, unknown, where)
-    own = target.model_dump(mode="json", exclude_defaults=True, exclude={"teachers"})
-    return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids, views)
-
-
-def _selected(selection: Selection, fleet: dict[str, Teacher], imported: tuple[str, ...]) -> tuple[str, ...]:
-    """Ids of the teachers chosen; of an imported one nothing but its id is known to choose it by."""
-    named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed", "fold")}
-    ids = [
-        id_
-        for id_, settings in fleet.items()
-        if all(getattr(settings, field) in values for field, values in named.items() if values)
-        and (not selection.id or id_ in selection.id)
-    ]
-    if not any(named.values()):
-        ids += [id_ for id_ in imported if not selection.id or id_ in selection.id]
-    return tuple(ids[: selection.count])
-
-
-def _teacher(settings: Teacher, folds: Folds | None, where: str) -> TeacherMember:
-    settings = settings.model_copy(update={"folds": _folds_of(settings, folds, where)})
-    fold = "" if settings.fold is None else f"-f{settings.fold}"
-    name = f"{settings.arch}-{settings.modality}-s{settings.seed}{fold}"
-    return TeacherMember(f"{name}-{digest(content(settings))}", settings)
-
-
-def _folds_of(settings: Teacher, folds: Folds | None, where: str) -> Folds | None:
-    """The data's folds for a teacher that leaves one out, which its id and manifests then depend on."""
-    teacher = f"{where}: teacher {settings.arch}-{settings.modality}-s{settings.seed}"
-    if settings.folds not in (None, folds):
-        raise UsageError(
-            f"{teacher} has folds of its own",
-            expected="those of data.folds, the same for every teacher",
-            action="remove its folds",
-        )
-    if settings.fold is None:
-        return None
-    if folds is None:
-        raise UsageError(
-            f"{teacher} leaves out fold {settings.fold}, but there is no data.folds",
-            expected="data.folds, for example {count: 5}",
-            action="add data.folds, or remove its fold",
-        )
-    if settings.fold >= folds.count:
-        raise UsageError(
-            f"{teacher} leaves out fold {settings.fold}, but data.folds.count is {folds.count}",
-            expected=f"a fold from 0 to {folds.count - 1}",
-            action="correct its fold, or raise data.folds.count",
-        )
-    return folds
-
-
-def _student(
-    run: Student, targets: dict[str, TargetMember], fleet: dict[str, Teacher], where: str
-) -> StudentMember:
-    if run.targets != NO_TARGETS and run.targets not in targets:
-        raise UsageError(
-            f"{where}: student '{run.name}' learns from unknown targets '{run.targets}'",
-            expected=f"one of {', '.join([NO_TARGETS, *targets])}",
-            action="correct it, or add that target",
-        )
-    target = targets.get(run.targets)
-    if target is not None:
-        own = target.settings.temperature
-        if own is None and run.temperature is None:
-            raise UsageError(
-                f"{where}: student '{run.name}' has no temperature",
-                expected="tau > 0 (UKD's Table 2 uses 20)",
-                action="give it one",
-            )
-        if own is not None and run.temperature not in (None, own):
-            raise UsageError(
-                f"{where}: student '{run.name}' has temperature {run.temperature:g}, its target {own:g}",
-                expected="the target's, since probabilities are stored at one temperature",
-                action="remove the student's",
-            )
-        run = run.model_copy(update={"temperature": own or run.temperature})
-        check_view(run, target.views, {t: fleet[t] for t in target.teachers if t in fleet}, where)
-    suffix = digest(content(run), target.id if target else None)
-    return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target)
-
-
-def _refuse_twins(ids: list[str], where: str, section: str) -> None:
-    for twin, count in Counter(ids).items():
-        if count > 1:
-            raise UsageError(
-                f"{where}: {section} holds {twin} twice",
-                expected="members that differ",
-                action="give each a seed",
-            )

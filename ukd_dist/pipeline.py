@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ukd_dist import experiment as experiments
+from ukd_dist import resolution
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.sources import read_source
 from ukd_dist.errors import BusyError, MismatchError, UkdError, UsageError
@@ -49,7 +49,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         UsageError: The experiment is wrong.
     """
-    experiment = experiments.load(path, list(overrides))
+    experiment = resolution.load(path, list(overrides))
     members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
     for member in members:
         try:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ukd_dist.errors import BusyError, DataError, MismatchError, UsageError
-from ukd_dist.experiment import Experiment, load
+from ukd_dist.experiment import Experiment
 from ukd_dist.manifest import FILENAME, naming, write_atomically
+from ukd_dist.resolution import load
 
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from ukd_dist.method.assembly import Assembly, observe
+from ukd_dist.method.assembly import Assembly
+from ukd_dist.method.reference import observe
 from ukd_dist.method.weighting import Method, Weighting
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -63,6 +64,19 @@ def partial_fleets(draw: st.DrawFn, weighting: Weighting, min_teachers: int = 1)
     return logits_knc.masked_fill(~covers_kn.unsqueeze(2), torch.nan), labels_n, covers_kn
 
 
+@st.composite
+def opinions(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Logits up to +-1e4, float32 [n, C], and labels [n]."""
+    n, c = draw(st.integers(1, 6)), draw(st.integers(2, 13))
+    logits = draw(arrays(np.float32, (n, c), elements=st.floats(-1e4, 1e4, width=32)))
+    labels = draw(arrays(np.int64, n, elements=st.integers(0, c - 1)))
+    return torch.from_numpy(logits), torch.from_numpy(labels)
+
+
+def shares(num_classes: int) -> st.SearchStrategy[float]:
+    return st.floats(1 / num_classes, 0.9999)
+
+
 def random_fleet(num_teachers: int, num_rows: int, num_classes: int, seed: int = 0) -> Fleet:
     generator = torch.Generator().manual_seed(seed)
     logits_knc = torch.randn(num_teachers, num_rows, num_classes, generator=generator) * 5
@@ -99,7 +113,7 @@ def assemble(
 
 
 def same_bytes(ours: Assembly, theirs: Assembly) -> bool:
-    our_state, their_state = ours.state(), theirs.state()
+    our_state, their_state = ours.sums.state(), theirs.sums.state()
     return our_state.keys() == their_state.keys() and all(
         torch.equal(our_state[name], their_state[name]) for name in our_state
     )

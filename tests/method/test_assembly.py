@@ -91,7 +91,7 @@ def test_adding_then_removing_a_teacher_changes_no_byte(data: st.DataObject, wei
     assembly.remove(logits_knc[0], labels_n, covers_kn[0])
     rest = assemble(weighting, logits_knc[1:], labels_n, covers_kn[1:])
     assert same_bytes(assembly, rest)
-    if (rest.opinions > 0).all():
+    if (rest.sums.opinions > 0).all():
         assert torch.equal(assembly.finish(), rest.finish())
 
 
@@ -113,7 +113,7 @@ def test_a_state_goes_through_a_file_and_back_without_changing_a_byte(
     logits_knc, labels_n, covers_kn = data.draw(partial_fleets(weighting))
     assembly = assemble(weighting, logits_knc, labels_n, covers_kn)
     restored = Assembly(weighting, *logits_knc.shape[1:], reference_n=assembly.reference_n)
-    restored.restore(load(save(assembly.state())))
+    restored.sums.restore(load(save(assembly.sums.state())))
     assert same_bytes(restored, assembly)
     assert torch.equal(restored.finish(), assembly.finish())
 
@@ -126,10 +126,10 @@ def test_a_state_is_a_copy_with_rows_first_and_so_is_what_is_restored(
     logits_knc, labels_n = random_fleet(2, num_rows, 3)
     reference_n = observed(weighting, logits_knc, labels_n)
     assembly = assemble(weighting, logits_knc[:1], labels_n, reference_n=reference_n)
-    state = assembly.state()
+    state = assembly.sums.state()
     before = {name: value.clone() for name, value in state.items()}
     restored = Assembly(weighting, num_rows, 3, reference_n=reference_n)
-    restored.restore(state)
+    restored.sums.restore(state)
     for sums in (assembly, restored):
         sums.add(logits_knc[1], labels_n)
         assert same_bytes(sums, assemble(weighting, logits_knc, labels_n))
@@ -141,11 +141,11 @@ def test_a_state_is_a_copy_with_rows_first_and_so_is_what_is_restored(
 @pytest.mark.parametrize("num_classes", [11, 400])
 def test_the_division_into_blocks_changes_no_byte(weighting: Weighting, num_classes: int) -> None:
     logits_knc, labels_n = random_fleet(1 if weighting.method == "single" else 2, 701, num_classes)
-    expected = assemble(weighting, logits_knc, labels_n).state()
+    expected = assemble(weighting, logits_knc, labels_n).sums.state()
     for block, step in ((1, 7), (7, 7), (256, 256)):
         for start in range(0, 701, step):
             rows = slice(start, start + block)
-            part = assemble(weighting, logits_knc[:, rows], labels_n[rows]).state()
+            part = assemble(weighting, logits_knc[:, rows], labels_n[rows]).sums.state()
             assert all(torch.equal(part[name], expected[name][rows]) for name in part)
 
 
@@ -194,9 +194,9 @@ def test_a_million_of_the_largest_terms_do_not_wrap() -> None:
     total = Assembly(AVG, 1, 3)
     for _ in range(20):
         total.merge(doubled)
-        if doubled.opinions < 2**19:
+        if doubled.sums.opinions < 2**19:
             doubled.merge(doubled)
-    assert total.opinions.item() == MAX_TERMS
+    assert total.sums.opinions.item() == MAX_TERMS
     assert torch.equal(total.finish(), logits_nc.float())
 
 

@@ -88,7 +88,7 @@ def test_a_single_teachers_target_has_no_room_for_a_second_opinion(weighting: We
 def test_more_teachers_than_the_sums_have_room_for_are_refused() -> None:
     (logits_nc,), labels_n = random_fleet(1, 2, 3)
     assembly = assemble(PKD, logits_nc[None], labels_n)
-    assembly.opinions[1] = MAX_TERMS
+    assembly.sums.opinions[1] = MAX_TERMS
     for more in (lambda: assembly.add(logits_nc, labels_n), lambda: assembly.merge(assembly)):
         before = pickle.loads(pickle.dumps(assembly))
         with pytest.raises(

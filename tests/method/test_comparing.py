@@ -23,7 +23,8 @@ from tests.method.fleets import (
 )
 from tests.method.threads import with_threads
 from ukd_dist.errors import DataError, MismatchError, UsageError
-from ukd_dist.method.assembly import Assembly, observe
+from ukd_dist.method.assembly import Assembly
+from ukd_dist.method.reference import observe
 from ukd_dist.method.weighting import Weighting
 
 COMPARING = among("best", "confidence")
@@ -130,7 +131,7 @@ def test_a_teacher_that_leads_only_where_it_covers_no_row_is_none_that_leads(wei
     covers_kn = torch.tensor([[True] * 4, [True, True, False, True]])
     reference_n = reference(weighting, logits_knc, labels_n, covers_kn)
     assert torch.equal(reference_n, reference(weighting, logits_knc[:1], labels_n))
-    assert assemble(weighting, logits_knc, labels_n, covers_kn).opinions.tolist() == [2, 2, 1, 2]
+    assert assemble(weighting, logits_knc, labels_n, covers_kn).sums.opinions.tolist() == [2, 2, 1, 2]
 
 
 @each_comparing

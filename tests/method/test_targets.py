@@ -96,7 +96,7 @@ def test_a_row_is_taught_by_the_teachers_that_cover_it(data: st.DataObject, weig
         row = slice(n, n + 1)
         alone = assemble(weighting, logits_knc[covering_k, row], labels_n[row])
         assert torch.equal(target_nc[row], alone.finish())
-    assert torch.equal(assembly.opinions, covers_kn.sum(dim=0))
+    assert torch.equal(assembly.sums.opinions, covers_kn.sum(dim=0))
 
 
 @given(fleets(max_teachers=1), st.sampled_from(LOGITS))

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from ukd_dist import manifest
-from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content, parse
+from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content
 from ukd_dist.manifest import write_atomically
+from ukd_dist.resolution import parse
 from ukd_dist.rundir import HISTORY, RunDirectory, leave_error
 from ukd_dist.stages.evaluate import RESULT, Result, fusions, write_results
 from ukd_dist.stages.opinions import Tally, describe

@@ -12,7 +12,8 @@ from tests.finished_shards import finish
 from ukd_dist import manifest
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import Sample, ShardSet, SplitName
-from ukd_dist.experiment import Experiment, TeacherMember, parse, resolved
+from ukd_dist.experiment import Experiment, TeacherMember, resolved
+from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
 
 EXPERIMENT = """

@@ -8,7 +8,8 @@ from pathlib import Path
 from tests.finished_shards import finish
 from ukd_dist import manifest
 from ukd_dist.data.shards import Sample, ShardSet, SplitName
-from ukd_dist.experiment import Experiment, parse
+from ukd_dist.experiment import Experiment
+from ukd_dist.resolution import parse
 from ukd_dist.rundir import REJECTS, RunDirectory
 
 CLASSES = ("Walk", "Wave", "Jump")

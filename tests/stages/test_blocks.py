@@ -63,7 +63,7 @@ def test_no_row_is_taught_by_a_teacher_that_was_trained_on_it(
     with tempfile.TemporaryDirectory() as folder:
         job = work(Path(folder), logits_knc, trained_on_kn, covers_kn, method)
         assembly, _ = assemble(job, Block(begin, torch.from_numpy(labels)))
-    assert assembly.opinions.tolist() == heard_kn[:, begin:].sum(axis=0).tolist()
+    assert assembly.sums.opinions.tolist() == heard_kn[:, begin:].sum(axis=0).tolist()
     if not heard_kn[:, begin:].any(axis=0).all():
         with pytest.raises(DataError, match="no teacher covers"):
             assembly.finish()

@@ -1,10 +1,14 @@
-"""The reduction while a worker or a node is killed: what it costs, and that it ends with the same bytes."""
+"""The reduction while a process or a node is killed: what it costs, and that it ends with the same bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +24,7 @@ from ukd_dist.cluster import Job, RayCluster
 from ukd_dist.config import Cluster
 from ukd_dist.data.sums import SUMS
 from ukd_dist.experiment import TargetMember
+from ukd_dist.manifest import FILENAME
 from ukd_dist.rundir import RunDirectory
 
 pytestmark = pytest.mark.cluster
@@ -66,6 +71,55 @@ def test_what_is_killed_costs_the_blocks_in_its_hands(
     shutil.rmtree(root / "targets")
     run(cluster, experiment)
     assert content(target) == survived
+
+
+# Ends as kill -9 does, before the first operation on files that an audit event announces: its name, and part
+# of its arguments.
+KILLED_AT = """
+import os, signal, sys
+from ukd_dist.cli import app
+
+def kill(event, arguments):
+    if event == sys.argv[1] and sys.argv[2] in str(arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+app(sys.argv[3:])
+"""
+
+
+def test_a_reduction_killed_before_or_after_it_is_committed_loses_no_block_and_keeps_none(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    experiment = fake_store.build(tmp_path / "run", 3, 50, 7).experiment(targets("pkd"))
+    file = tmp_path / "experiment.yaml"
+    file.write_text(experiment.to_yaml())
+    target = RunDirectory(experiment.root).target(experiment.targets[0].id)
+    list(cluster.run([Job("start", len, ("",))]))
+    ray_address = ray.get_runtime_context().gcs_address
+
+    def reduce_killed_at(event: str, part: str) -> int:
+        command = ["reduce", str(file), "cluster.keep_sums=false"]
+        return subprocess.run(
+            [sys.executable, "-c", KILLED_AT, event, part, *command],
+            env=os.environ | {"RAY_ADDRESS": ray_address},
+            check=False,
+        ).returncode
+
+    def blocks() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (target / SUMS).glob("*")}
+
+    assert reduce_killed_at("os.rename", f"{target.name}/{FILENAME}") == -signal.SIGKILL
+    assert not (target / FILENAME).exists()
+    done = blocks()
+    assert len(done) == 4
+
+    assert reduce_killed_at("os.remove", f"{target.name}/{SUMS}/") == -signal.SIGKILL
+    assert (target / FILENAME).exists()
+    assert blocks() == done
+
+    assert reduce_killed_at("none", "") == 0
+    assert not (target / SUMS).exists()
 
 
 def lose(

@@ -17,8 +17,9 @@ from ukd_dist.data.shards import Sample, ShardSet, read_index
 from ukd_dist.data.sources import ListedVideo, read_source
 from ukd_dist.data_config import Encoding
 from ukd_dist.errors import DataError, UsageError
-from ukd_dist.experiment import Experiment, parse
+from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
+from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.shard import probe_videos, shard, shard_settings, write_one

@@ -19,8 +19,9 @@ from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.knowledge import LOGITS, TRAINED_ON, logits_path
 from ukd_dist.data.shards import Sample, ShardSet, SplitName
 from ukd_dist.data.views import training_batches
-from ukd_dist.experiment import Experiment, TeacherMember, parse
+from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.metrics import Recorder
+from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory, read_history
 from ukd_dist.stages.teach import train_teacher
 from ukd_dist.training.engines import PlainEngine

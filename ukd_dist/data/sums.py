@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from ukd_dist import manifest
 from ukd_dist.data.knowledge import METADATA
 from ukd_dist.errors import DataError
-from ukd_dist.manifest import write_atomically
 
 SUMS = "sums"  # the folder's name inside a target's directory
 _DIGITS = 16
@@ -36,7 +37,7 @@ def write_sums(directory: Path, begin: int, tensors: dict[str, torch.Tensor], wo
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     payload = save(whole, metadata={METADATA: entry})
     path = directory / f"{begin:09d}-{_digest(payload)}.safetensors"
-    write_atomically(path, payload)
+    manifest.write_atomically(path, payload)
     return path
 
 
@@ -72,6 +73,21 @@ def read_sums(path: Path) -> dict[str, torch.Tensor]:
             action=f"remove {path.parent.parent} to make its target again",
         ) from error
     return tensors
+
+
+def drop_unnamed(target: Path) -> None:
+    """Remove the sums beside a finished target that its manifest does not name: nothing starts from them.
+
+    Beside a target that is not finished all stay: its reduction goes on from them if it is cut off.
+    """
+    finished = manifest.read(target)
+    if finished is None:
+        return
+    for path in (target / SUMS).glob("*"):
+        if f"{SUMS}/{path.name}" not in finished.files:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or it holds what is named
+        (target / SUMS).rmdir()
 
 
 def _digest(payload: bytes) -> str:

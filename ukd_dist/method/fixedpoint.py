@@ -2,7 +2,7 @@
 
 A term x is held as high = round(x * 2^14) and low = round((x * 2^14 - high) * 2^43), each summed in int64.
 The resolution is 2^-57. |x| < 2^29 and fewer than 2^20 terms keep each limb's sum within 63 bits, so limbs
-are summed without carrying and cannot wrap. Who adds checks both limits.
+are summed without carrying and cannot wrap. Who adds asks `check_terms`, and counts the terms.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ukd_dist.errors import DataError
 from ukd_dist.method import kernels
 from ukd_dist.method.rows import as_array
 
@@ -17,6 +18,34 @@ HIGH_BITS = 14
 LOW_BITS = 43
 MAX_TERM = 2.0**29
 MAX_TERMS = 2**20 - 1
+
+
+def check_terms(weights_n: Tensor, logits_nc: Tensor | None, largest: float, *, first_row: int = 0) -> None:
+    """Refuses weights, or weighted logits, that a sum has no room for.
+
+    Args:
+        weights_n: What rows are multiplied by, float64 [n], at least 0.
+        logits_nc: What is multiplied, [n, C]; None: probabilities.
+        largest: The largest |z| of all.
+        first_row: Number of the block's first row, for messages.
+
+    Raises:
+        DataError: If a product is 2^29 or more; names the row of the largest.
+    """
+    most = 1.0 if logits_nc is None else max(largest, 1.0)
+    if len(weights_n) == 0 or float(weights_n.max()) * most < MAX_TERM:
+        return  # so is every row's own
+    largest_n = weights_n
+    if logits_nc is not None:
+        largest_n = weights_n * logits_nc.abs().amax(dim=1).clamp(min=1.0)
+    if (largest_n >= MAX_TERM).any():
+        row = int(largest_n.argmax())
+        raise DataError(
+            f"a weighted logit of row {first_row + row} is {float(largest_n[row]):g} (its "
+            f"weight is {float(weights_n[row]):g})",
+            expected="less than 2^29, what the exact sums have room for",
+            action="choose h further from 1 or a larger floor, or check the teacher's logits",
+        )
 
 
 class ExactSum:

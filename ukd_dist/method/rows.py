@@ -43,6 +43,26 @@ def check_opinion(logits_nc: Tensor, labels_n: Tensor, *, first_row: int = 0) ->
     return largest
 
 
+def check_shape(logits_nc: Tensor, shape: tuple[int, int | None], what: str) -> None:
+    """Refuses logits of other rows, or of other classes where their number is given.
+
+    Args:
+        logits_nc: Expected of this shape.
+        shape: Rows and classes.
+        what: What has this shape, for the message.
+
+    Raises:
+        DataError: If theirs differs.
+    """
+    num_rows, num_classes = shape
+    if logits_nc.shape[:-1] != (num_rows,) or num_classes not in (None, logits_nc.shape[-1]):
+        raise DataError(
+            f"the logits' shape is {list(logits_nc.shape)}",
+            expected=f"[{num_rows}, {'C' if num_classes is None else num_classes}], {what}",
+            action="give logits of this data and this block",
+        )
+
+
 def covered_rows(covers_n: Tensor | None, num_rows: int) -> Tensor:
     """Returns which rows a teacher has an opinion on, bool [n]: all where nothing is said.
 

@@ -1,12 +1,9 @@
 """How much one teacher's opinion of a video counts: UKD's weights, and those that they are compared with.
 
-One teacher's logits and the labels in, one float64 weight a row out. Most weights depend on nothing else, so
-teachers can be weighed one at a time, anywhere and in any order; those of `best` and `confidence` compare a
-teacher with the others, through a reference that is the largest of one score over all teachers. Left out:
-normalising over the teachers of a video, which is `assembly`'s division.
-
-All that is computed over a row's classes is computed by `kernels`: a row's weight is the same bytes in
-whatever block of rows it comes.
+A weighting names its method and what the method needs. Most weights depend on one teacher's logits and the
+labels alone, so teachers can be weighed one at a time, anywhere and in any order; those of `best` and
+`confidence` compare a teacher with the others, through the `reference`. Left out: the formulas, which are
+`similarity`'s, and normalising over the teachers of a video, which is `assembly`'s division.
 """
 
 from __future__ import annotations
@@ -18,8 +15,14 @@ import torch
 from torch import Tensor
 
 from ukd_dist.errors import UsageError
-from ukd_dist.method import kernels
-from ukd_dist.method.rows import as_array, check_num_classes, check_opinion
+from ukd_dist.method.rows import check_num_classes, check_opinion
+from ukd_dist.method.similarity import (
+    average_weights,
+    entropies,
+    gtd_weights,
+    pkd_weights,
+    truth_cross_entropies,
+)
 
 Method = Literal["pkd", "gtd", "avg", "avg1", "single", "best", "entropy", "confidence"]
 Space = Literal["logits", "probs"]
@@ -92,10 +95,10 @@ class Weighting:
     def scores(self, logits_nc: Tensor, labels_n: Tensor) -> Tensor:
         """Returns, float64 [n], of what a weighting that compares takes the largest as its reference.
 
-        Logits and labels are such as `check_opinion` lets pass, here and in `coefficients` and `weights`.
+        Logits and labels are such as `check_opinion` lets pass, here and in `coefficients`.
         """
         assert self.compares, f"'{self.method}' weighs each teacher by itself"
-        ce_n = _truth_cross_entropies(logits_nc, labels_n)
+        ce_n = truth_cross_entropies(logits_nc, labels_n)
         return ce_n if self.method == "confidence" else ce_n.neg_()
 
     def coefficients(
@@ -113,20 +116,20 @@ class Weighting:
         """
         match self.method:
             case "pkd":
-                return (_pkd_weights(logits_nc, labels_n, self.h),)
+                return (pkd_weights(logits_nc, labels_n, self.h),)
             case "gtd":
-                return (_gtd_weights(logits_nc, labels_n, self.floor),)
+                return (gtd_weights(logits_nc, labels_n, self.floor),)
             case "entropy":
-                doubts_n = softened_entropies(logits_nc).clamp_(min=ENTROPY_FLOOR)
-                return _ones(logits_nc), doubts_n
+                doubts_n = entropies(logits_nc).clamp_(min=ENTROPY_FLOOR)
+                return average_weights(logits_nc), doubts_n
             case "best":
                 assert lead_n is not None
                 return ((lead_n >= -BEST_MARGIN).double(),)
             case "confidence":
                 assert lead_n is not None
-                return _ones(logits_nc), lead_n.exp()
+                return average_weights(logits_nc), lead_n.exp()
             case "avg" | "avg1" | "single":
-                return (_ones(logits_nc),)
+                return (average_weights(logits_nc),)
 
     def weights(
         self, logits_nc: Tensor, labels_n: Tensor, sums: tuple[Tensor, ...], reference_n: Tensor | None = None
@@ -138,136 +141,16 @@ class Weighting:
             labels_n: True classes, int64 [n].
             sums: The sum of each coefficient over all teachers, float64 [n] each.
             reference_n: Of a weighting that compares: the largest of all teachers' `scores`, float64 [n].
+
+        Raises:
+            DataError: If the logits or labels are not what `check_opinion` expects.
         """
+        check_opinion(logits_nc, labels_n)
         lead_n = None if reference_n is None else self.scores(logits_nc, labels_n) - reference_n
         first_n, *rest = self.coefficients(logits_nc, labels_n, lead_n)
         if not self.complements:
             return first_n / sums[0]
         return torch.where(sums[0] > 1, (1.0 - rest[0] / sums[1]) / (sums[0] - 1.0), first_n)
-
-
-def pkd_weights(logits_nc: Tensor, labels_n: Tensor, h: float) -> Tensor:
-    """Weighs by nearness to the preferred knowledge distribution: s = 1 / CE(pkd, softmax(z)).
-
-    Eq. 11-12 of Jin et al., Unlimited Knowledge Distillation, at temperature 1, in closed form: with
-    e = (1-h)/(C-1), CE = logsumexp(z) - (h-e) z_label - e sum(z). CE is at least the entropy of the PKD, so
-    s is at most its inverse (12.7 for h = 0.99 and 11 classes).
-
-    Args:
-        logits_nc: One teacher's logits, float16, float32 or float64 [n, C].
-        labels_n: True classes, int64 [n].
-        h: Share of the true class, 1/C <= h < 1.
-
-    Returns:
-        s_n, float64 [n], not normalised.
-
-    Raises:
-        UsageError: If h is out of range.
-        DataError: If the logits or labels are not what `check_opinion` expects.
-    """
-    check_opinion(logits_nc, labels_n)
-    _check_h(h, logits_nc.shape[1])
-    return _pkd_weights(logits_nc, labels_n, h)
-
-
-def gtd_weights(logits_nc: Tensor, labels_n: Tensor, floor: float = GTD_FLOOR) -> Tensor:
-    """Weighs by nearness to the ground truth: s = 1 / max(CE(onehot, softmax(z)), floor).
-
-    Eq. 6-8 of Jin et al., at temperature 1. The paper has no floor; without one the weight of a teacher that
-    is sure of the truth has no bound. At the default of 1e-4 nat every teacher that gives the true class more
-    than 0.9999 counts the same, 10,000 times as much as one at 1/e.
-
-    Args:
-        logits_nc: One teacher's logits, float16, float32 or float64 [n, C].
-        labels_n: True classes, int64 [n].
-        floor: Least cross entropy in nats, > 0.
-
-    Returns:
-        s_n, float64 [n], not normalised.
-
-    Raises:
-        UsageError: If the floor is not positive.
-        DataError: If the logits or labels are not what `check_opinion` expects.
-    """
-    check_opinion(logits_nc, labels_n)
-    _check_floor(floor)
-    return _gtd_weights(logits_nc, labels_n, floor)
-
-
-def average_weights(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
-    """Weighs every teacher alike, s = 1 (Eq. 4 and 5 of Jin et al.).
-
-    Args:
-        logits_nc: One teacher's logits, float16, float32 or float64 [n, C].
-        labels_n: True classes, int64 [n]; checked like the other weightings' and otherwise unused.
-
-    Returns:
-        s_n, ones, float64 [n].
-
-    Raises:
-        DataError: If the logits or labels are not what `check_opinion` expects.
-    """
-    check_opinion(logits_nc, labels_n)
-    return _ones(logits_nc)
-
-
-def truth_cross_entropies(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
-    """Returns CE(onehot, softmax(z)) in nats, float64 [n].
-
-    `confidence` makes weights of its softmax over teachers (Zhang et al., Confidence-Aware Multi-Teacher
-    Knowledge Distillation, 2022, Eq. 2-3); `best` takes the teacher where it is least.
-
-    Raises:
-        DataError: If the logits or labels are not what `check_opinion` expects.
-    """
-    check_opinion(logits_nc, labels_n)
-    return _truth_cross_entropies(logits_nc, labels_n)
-
-
-def entropies(logits_nc: Tensor, labels_n: Tensor, temperature: float = 1.0) -> Tensor:
-    """Returns H(softmax(z / temperature)) in nats, float64 [n].
-
-    At temperature 1 what `entropy` weighs by (Kwon et al., Adaptive Knowledge Distillation Based on Entropy,
-    2020, in the form that Zhang et al. compare with): w_k = (1 - H_k / sum_j H_j) / (K - 1). There it counts
-    as at least 1e-8 nat: shares of less would be shares of rounding errors, and 0 / 0 for sure teachers.
-
-    Raises:
-        DataError: If the logits or labels are not what `check_opinion` expects.
-    """
-    check_opinion(logits_nc, labels_n)
-    return softened_entropies(logits_nc, temperature)
-
-
-def softened_entropies(logits_nc: Tensor, temperature: float = 1.0) -> Tensor:
-    """Returns as `entropies`, of logits that `check_opinion` has let pass."""
-    entropy_n = torch.empty(len(logits_nc), dtype=torch.float64)
-    kernels.entropies(as_array(logits_nc), temperature, entropy_n.numpy())
-    return entropy_n
-
-
-def _pkd_weights(logits_nc: Tensor, labels_n: Tensor, h: float) -> Tensor:
-    share = (1.0 - h) / (logits_nc.shape[1] - 1)
-    return _cross_entropies(logits_nc, labels_n, on_label=h - share, on_every=share).reciprocal_()
-
-
-def _gtd_weights(logits_nc: Tensor, labels_n: Tensor, floor: float) -> Tensor:
-    return _truth_cross_entropies(logits_nc, labels_n).clamp_(min=floor).reciprocal_()
-
-
-def _truth_cross_entropies(logits_nc: Tensor, labels_n: Tensor) -> Tensor:
-    return _cross_entropies(logits_nc, labels_n, on_label=1.0, on_every=0.0)
-
-
-def _ones(logits_nc: Tensor) -> Tensor:
-    return torch.ones(len(logits_nc), dtype=torch.float64)
-
-
-def _cross_entropies(logits_nc: Tensor, labels_n: Tensor, *, on_label: float, on_every: float) -> Tensor:
-    """Returns logsumexp(z) - on_label * z_label - on_every * sum(z), float64 [n]; shares that sum to 1."""
-    ce_n = torch.empty(len(logits_nc), dtype=torch.float64)
-    labels = labels_n.contiguous().numpy()
-    kernels.cross_entropies(as_array(logits_nc), labels, on_label, on_every, ce_n.numpy())
-    return ce_n
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

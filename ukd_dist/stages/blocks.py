@@ -18,7 +18,8 @@ from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET
 from ukd_dist.data.rowarray import RowArray
 from ukd_dist.data.sums import read_sums, write_sums
 from ukd_dist.errors import DataError, UkdError
-from ukd_dist.method.assembly import Assembly, observe
+from ukd_dist.method.assembly import Assembly
+from ukd_dist.method.reference import observe
 from ukd_dist.method.weighting import Weighting
 
 REFERENCE, TOTALS = "reference", "totals"
@@ -128,12 +129,12 @@ def assemble_block(work: Work, block: Block) -> tuple[int, Path, int]:
     torch.set_num_threads(1)
     assembly, read_bytes = assemble(work, block)
     tensors = {TARGET: assembly.finish(), TOTALS: torch.stack(assembly.totals(), dim=1)}
-    if assembly.entropy is not None:
+    if assembly.sums.entropy is not None:
         tensors[MEAN_ENTROPY] = assembly.mean_entropies()
     if assembly.reference_n is not None:
         tensors[REFERENCE] = assembly.reference_n
     if work.keep:
-        tensors |= assembly.state()
+        tensors |= assembly.sums.state()
     return block.begin, write_sums(work.sums, block.begin, tensors, work.digest), read_bytes
 
 
@@ -162,7 +163,7 @@ def open_sums(work: Work, block: Block, reference_n: Tensor | None) -> Assembly:
         work.weighting, num_rows, work.num_classes, first_row=first_row, reference_n=reference_n
     )
     if block.base is not None:
-        assembly.restore(read_sums(block.base))
+        assembly.sums.restore(read_sums(block.base))
     return assembly
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ukd_dist.data.knowledge import TARGET
 from ukd_dist.data.sums import read_sums
-from ukd_dist.method.weighting import softened_entropies
+from ukd_dist.method.similarity import entropies
 from ukd_dist.stages.blocks import REFERENCE, TOTALS, Block, Opinion, Work
 
 MOST_ROWS = 65_536
@@ -73,7 +73,7 @@ def tally_block(opinions: Sequence[Opinion], work: Work, sums: Path, block: Bloc
         columns["share"].append(by_class(share_n))
         columns["correct"].append(by_class((best_n == labels_n) & heard_n))
         columns["agree"].append(by_class((best_n == chosen_n) & heard_n))
-        columns["entropy"].append(by_class(softened_entropies(logits_nc) * heard_n))
+        columns["entropy"].append(by_class(entropies(logits_nc) * heard_n))
     stacked = {name: torch.stack(column) for name, column in columns.items()}
     return Tally(rows=by_class(torch.ones(len(labels_n))), weight_entropy=by_class(spread_n), **stacked)
 

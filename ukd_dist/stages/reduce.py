@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import json
 import operator
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from ukd_dist.data.knowledge import (
 )
 from ukd_dist.data.rowarray import ROWS_PER_CHECK, Checks
 from ukd_dist.data.shards import Rows, ShardSet
-from ukd_dist.data.sums import SUMS, find_sums, read_sums
+from ukd_dist.data.sums import SUMS, drop_unnamed, find_sums, read_sums
 from ukd_dist.errors import DataError
 from ukd_dist.experiment import TargetMember, digest
 from ukd_dist.method.weighting import Weighting
@@ -77,6 +76,7 @@ def _reduce_one(context: Context, target: TargetMember, shards: ShardSet) -> Non
     # Not the selection: two that choose the same teachers are one target.
     settings = target.settings.model_dump(mode="json", exclude={"teachers"})
     if context.finished(directory, "target", settings, inputs):
+        drop_unnamed(directory)  # where a kill came between the commit and this
         return
     opened = functools.partial(
         open_opinions, context.run, shards=shards, out_of_fold=target.settings.rows == "out_of_fold"
@@ -109,13 +109,14 @@ def _reduce_one(context: Context, target: TargetMember, shards: ShardSet) -> Non
     checks = _write(directory, shards, settings, [sums[begin] for begin in begins], view, shape)
     table = describe(tally, target.teachers, shards.classes)
     manifest.write_atomically(directory / OPINIONS, json.dumps(table, indent=1).encode())
-    files = [TARGET_FILE, OPINIONS, *_keep(work, sums)]
+    kept = [f"{SUMS}/{path.name}" for path in sums.values()] if keep else []
     summary = {
         "teachers": list(target.teachers),
         "base": base.target if base else None,
         CHECKS: {TARGET_FILE: checks},
     }
-    manifest.commit(directory, "target", settings, inputs, files, summary)
+    manifest.commit(directory, "target", settings, inputs, [TARGET_FILE, OPINIONS, *kept], summary)
+    drop_unnamed(directory)
 
 
 def _run(
@@ -172,16 +173,6 @@ def _write(
         view=view,
         mean_entropies=named.get(MEAN_ENTROPY),
     )
-
-
-def _keep(work: Work, sums: dict[int, Path]) -> list[str]:
-    """Drop the sums, or what is no more of them; the names of those that are kept."""
-    if not work.keep:
-        shutil.rmtree(work.sums)
-        return []
-    for path in set(work.sums.iterdir()).difference(sums.values()):
-        path.unlink(missing_ok=True)
-    return [f"{SUMS}/{path.name}" for path in sums.values()]
 
 
 def _check_taught(target: TargetMember, everyone: tuple[Opinion, ...], rows: Rows) -> None:
