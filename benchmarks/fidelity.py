@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from record import RESULTS, claim_of, commit, hardware, real_clips, save
 
-from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode, encoded_batch
+from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
 from ukd_dist.data.modalities import open_writer
 from ukd_dist.data.video import Frame, probe, read_frames, stored_size
 from ukd_dist.data.views import evaluation_batches
@@ -83,7 +83,7 @@ def compare(path: Path) -> dict[str, dict[str, float]]:
         for frame in frames:
             writer.write(frame)
         stored = writer.finish()
-        found[name] = differ(shown(stored, codec, min(width, height), len(frames)), exact, len(stored))
+        found[name] = differ(shown(stored, codec, (height, width), len(frames)), exact, len(stored))
     return found
 
 
@@ -102,11 +102,12 @@ def after_gamma(rgb: np.ndarray) -> np.ndarray:
     return np.asarray((rgb / 255) ** (1 / GAMMA) * 255)
 
 
-def shown(stored: bytes, codec: Codec, side: int, frames: int) -> np.ndarray:
+def shown(stored: bytes, codec: Codec, size: tuple[int, int], frames: int) -> np.ndarray:
     """What the pipeline makes of the square in the middle, rgb 0..255 before gamma, `[3, frames, H, W]`."""
+    side, lengths = min(size), np.array([frames])
     clip = Clip(frames=frames, stride=1, size=side, short_side=(side, side), gamma=1.0)
-    (batch,) = evaluation_batches(np.array([frames]), clip, 1)
-    encoded = iter([encoded_batch([np.frombuffer(stored, np.uint8)], batch)])
+    (batch,) = evaluation_batches(lengths, clip, 1)
+    encoded = [EncodedBatch([np.frombuffer(stored, np.uint8)], lengths, np.array([size]), batch)]
     made = decode(encoded, "rgb", clip, batch_size=1, flow_bound=1.0, device=torch.device("cpu"), codec=codec)
     clips: list[Any] = [clips_bcthw.numpy().copy() for clips_bcthw, *_ in made]
     return np.asarray((clips[0][0].astype(np.float64) * RGB_STD + RGB_MEAN) * 255)

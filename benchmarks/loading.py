@@ -3,7 +3,10 @@
 Every loader makes the same clips (32 frames, stride 2, short side and crop 112, gamma 3, normalised) of the
 same real videos, in turns, each on one core of this process:
 
-- ukd_vp9, ukd_jpeg: this pipeline over shards of that codec;
+- ukd_vp9, ukd_jpeg: this pipeline over shards of that codec at the sources' size, which averages over all
+  pixels as it makes frames smaller;
+- ukd_vp9_nearest, ukd_jpeg_nearest: with clip.antialias false, which is how all the others resize;
+- ukd_vp9_128, ukd_jpeg_128: over shards whose short side is 128 (encoding.short_side);
 - webdataset_pyav: WebDataset over tars of the sources (H.264), PyAV, OpenCV;
 - decord, torchcodec: the sources in memory, then OpenCV;
 - pytorchvideo: its own reader (EncodedVideo over PyAV) and its own subsampling, then torch;
@@ -12,7 +15,7 @@ same real videos, in turns, each on one core of this process:
 Seconds are the process's CPU seconds, so that a busy machine does not decide; those of one clip, which hold
 the start of a loader, are taken off. What is not installed is skipped with the reason. H.264 in shards
 (data.codec: copy) needs NVDEC, and has no figure on a CPU. Prints one JSON line and keeps it in
-benchmarks/results/loading.json.
+benchmarks/results/loading.json; with matplotlib, draws docs/loading.svg of it.
 """
 
 from __future__ import annotations
@@ -23,30 +26,35 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 import webdataset
 from record import RESULTS, claim_of, commit, hardware, real_clips, save
 
-from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode, encoded_batch
+from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
 from ukd_dist.data.modalities import component
 from ukd_dist.data.shards import Sample, encode_sample, write_shard
-from ukd_dist.data.video import probe
+from ukd_dist.data.video import probe, stored_size
 from ukd_dist.data.views import evaluation_batches
 from ukd_dist.data_config import Clip, Codec, Encoding
 from ukd_dist.models.networks import build
 
 CLIP = Clip(frames=32, stride=2, size=112, short_side=(112, 112), gamma=3.0)
+CODECS: tuple[Codec, ...] = ("vp9", "jpeg")
 BATCH = 16
 CLIPS = 48
 REPEATS = 5
 RESULT = RESULTS / "loading.json"
+CHART = RESULTS.parents[1] / "docs" / "loading.svg"
 Loader = Callable[[int], Iterator[Any]]
 
 
@@ -73,11 +81,56 @@ def main() -> None:
         "spread": {
             name: [round(min(found), 2), round(max(found), 2)] for name, found in milliseconds.items()
         },
-        "jpeg_over_vp9": round(medians["ukd_vp9"] / medians["ukd_jpeg"], 2),
+        "times_pytorchvideo": {
+            name: round(medians["pytorchvideo"] / ms, 2) for name, ms in medians.items() if "ukd" in name
+        },
         "skipped": skipped,
     }
     print(json.dumps(record))
     save(RESULT, record)
+    draw(record["clips_per_second_per_core"])
+
+
+def draw(clips_per_second: Mapping[str, float]) -> None:
+    try:
+        from matplotlib import pyplot, rc_context
+    except ImportError:
+        print("no chart: matplotlib is not installed")
+        return
+    ordered = sorted(clips_per_second.items(), key=lambda item: item[1])
+    colours = [
+        "#2a6f97" if "ukd" in name else "#c9c9c9" if "floor" in name else "#8a8a8a" for name, _ in ordered
+    ]
+    with rc_context({"svg.hashsalt": "loading", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+        bars = axes.barh([name for name, _ in ordered], [value for _, value in ordered], color=colours)
+        axes.bar_label(bars, fmt="%.1f", padding=3)
+        axes.set_xlabel("clips a second a core: 32 frames, stride 2, 112 pixels")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.1)
+        figure.savefig(CHART, metadata={"Date": None})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The videos as components, with height and width."""
+
+    codec: Codec
+    videos: list[npt.NDArray[np.uint8]]
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, samples: list[Sample], paths: list[Path], codec: Codec, short_side: int | None) -> Stored:
+        sizes = [stored_size(sample.width, sample.height, short_side) for sample in samples]
+        scaled = [
+            replace(sample, width=width, height=height)
+            for sample, (width, height) in zip(samples, sizes, strict=True)
+        ]
+        encoded = [
+            encode_sample(sample, path, ("rgb",), Encoding(), codec)[component("rgb", codec)]
+            for sample, path in zip(scaled, paths, strict=True)
+        ]
+        return cls(codec, [np.frombuffer(video, np.uint8) for video in encoded], np.array(sizes)[:, ::-1])
 
 
 class Sources:
@@ -91,12 +144,8 @@ class Sources:
             Sample("train", row, path.stem, 0, "any", "", info.frames, info.fps, info.width, info.height)
             for row, (path, info) in enumerate(zip(paths, infos, strict=True))
         ]
-        self.stored: dict[Codec, list[bytes]] = {
-            codec: [
-                encode_sample(sample, path, ("rgb",), Encoding(), codec)[component("rgb", codec)]
-                for sample, path in zip(samples, paths, strict=True)
-            ]
-            for codec in ("vp9", "jpeg")
+        self.stored = {
+            (codec, side): Stored.of(samples, paths, codec, side) for codec in CODECS for side in (None, 128)
         }
         self.tar = scratch / "train-000000.tar"
         videos = ({"rgb.mp4": video} for video in self.bytes)
@@ -112,14 +161,13 @@ class Sources:
 def open_loaders(sources: Sources) -> tuple[dict[str, Loader], dict[str, str]]:
     """Every loader that runs here, and why the others do not."""
     known: dict[str, Loader] = {
-        "ukd_vp9": lambda count: pipeline(sources, "vp9", count),
-        "ukd_jpeg": lambda count: pipeline(sources, "jpeg", count),
+        **pipelines(sources),
         "webdataset_pyav": lambda count: webdataset_pyav(sources, count),
         "decord": lambda count: (with_decord(sources, row) for row in range(count)),
         "torchcodec": lambda count: (with_torchcodec(sources, row) for row in range(count)),
         "pytorchvideo": lambda count: (with_pytorchvideo(sources, row) for row in range(count)),
         "floor_h264": lambda count: floor(sources, sources.bytes, count),
-        "floor_vp9": lambda count: floor(sources, sources.stored["vp9"], count),
+        "floor_vp9": lambda count: floor(sources, sources.stored["vp9", None].videos, count),
     }
     working, skipped = {}, {"ukd_copy": "H.264 needs NVDEC"}
     for name, loader in known.items():
@@ -149,12 +197,34 @@ def cpu_seconds(loader: Loader, count: int) -> float:
     return time.process_time() - began
 
 
-def pipeline(sources: Sources, codec: Codec, count: int) -> Iterator[Any]:
-    videos = [np.frombuffer(video, np.uint8) for video in sources.stored[codec]]
-    batches = evaluation_batches(sources.frames[:count], CLIP, BATCH)
-    encoded = (encoded_batch([videos[row] for row in batch.rows], batch) for batch in batches)
-    cpu = torch.device("cpu")
-    yield from decode(encoded, "rgb", CLIP, batch_size=BATCH, flow_bound=1.0, device=cpu, codec=codec)
+def pipelines(sources: Sources) -> dict[str, Loader]:
+    """This pipeline over each codec, and with what makes it faster."""
+    found: dict[str, Loader] = {}
+    for codec in CODECS:
+        stored, small = sources.stored[codec, None], sources.stored[codec, 128]
+        nearest = CLIP.model_copy(update={"antialias": False})
+        found[f"ukd_{codec}"] = partial(pipeline, sources.frames, stored, CLIP)
+        found[f"ukd_{codec}_nearest"] = partial(pipeline, sources.frames, stored, nearest)
+        found[f"ukd_{codec}_128"] = partial(pipeline, sources.frames, small, CLIP)
+    return found
+
+
+def pipeline(frames: npt.NDArray[np.int64], stored: Stored, clip: Clip, count: int) -> Iterator[Any]:
+    encoded = (
+        EncodedBatch(
+            [stored.videos[row] for row in batch.rows], frames[batch.rows], stored.sizes[batch.rows], batch
+        )
+        for batch in evaluation_batches(frames[:count], clip, BATCH)
+    )
+    yield from decode(
+        encoded,
+        "rgb",
+        clip,
+        batch_size=BATCH,
+        flow_bound=1.0,
+        device=torch.device("cpu"),
+        codec=stored.codec,
+    )
 
 
 def webdataset_pyav(sources: Sources, count: int) -> Iterator[torch.Tensor]:
@@ -178,7 +248,7 @@ def decoded(video: bytes, wanted: np.ndarray, *, in_rgb: bool) -> list[np.ndarra
     return [kept[number] for number in wanted]
 
 
-def floor(sources: Sources, videos: list[bytes], count: int) -> Iterator[list[np.ndarray]]:
+def floor(sources: Sources, videos: Sequence[Any], count: int) -> Iterator[list[np.ndarray]]:
     for row in range(count):
         yield decoded(videos[row], sources.wanted(row), in_rgb=False)
 

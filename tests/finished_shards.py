@@ -23,7 +23,7 @@ def finish(
     samples_per_shard: int = 1_000_000,
     files: Sequence[str] = (),
     summary: dict[str, Any] | None = None,
-    **settings: str,
+    **settings: Any,
 ) -> ShardSet:
     """Write tars, indexes, table and manifest.
 

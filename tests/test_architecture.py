@@ -64,7 +64,7 @@ KNOWS = {
 INSIDE_FUNCTIONS = {
     "ray": {"cluster/scheduler.py", "cluster/ranks.py", "cluster/localnodes.py", "cluster/worker.py"},
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
-    "nvidia.dali": {"data/clips.py"},
+    "nvidia.dali": {"data/frames.py"},
     "pyarrow": {"data/foreign.py"},
     "pytorchvideo": {"models/networks.py"},
 }

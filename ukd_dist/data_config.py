@@ -27,6 +27,9 @@ class Clip(Settings):
     short_side: tuple[int, int] = Field(
         (224, 288), description="range of the short side after resizing, pixels; evaluation uses the lower"
     )
+    antialias: bool = Field(
+        True, description="a smaller picture averages over all pixels; false: over the nearest, faster"
+    )
     gamma: float = Field(3.0, gt=0, description="rgb value v in 0..1 becomes v ** (1 / gamma) (UKD, Eq. 13)")
     flip: bool = Field(True, description="mirror half of the training clips")
 

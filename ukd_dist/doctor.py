@@ -117,7 +117,7 @@ def _decode() -> Finding:
     import numpy as np
     import torch
 
-    from ukd_dist.data.clips import decode, encoded_batch
+    from ukd_dist.data.clips import EncodedBatch, decode
     from ukd_dist.data.video import Vp9Encoder
     from ukd_dist.data.views import evaluation_batches
     from ukd_dist.data_config import Clip
@@ -127,9 +127,8 @@ def _decode() -> Finding:
     for _ in range(clip.frames):
         encoder.write(np.full((288, 192), 128, np.uint8))
     video = np.frombuffer(encoder.finish(), np.uint8)
-    batches = (
-        encoded_batch([video], batch) for batch in evaluation_batches(np.array([clip.frames]), clip, 1)
-    )
+    frames, sizes = np.array([clip.frames]), np.array([[192, 192]])
+    batches = (EncodedBatch([video], frames, sizes, batch) for batch in evaluation_batches(frames, clip, 1))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ((clips, *_),) = decode(batches, "rgb", clip, batch_size=1, flow_bound=1.0, device=device)
     where = "on the GPU (NVDEC)" if device.type == "cuda" else "on the CPU"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ukd_dist.data import jpegs
 from ukd_dist.data.clips import (
     CHANNELS,
     RGB_MEAN,
@@ -20,7 +21,6 @@ from ukd_dist.data.clips import (
     EncodedBatch,
     decode,
     decode_clips,
-    encoded_batch,
 )
 from ukd_dist.data.modalities import pack_flow
 from ukd_dist.data.shards import ShardSet
@@ -99,7 +99,7 @@ def decoded(
     return [
         clips_bcthw.cpu().numpy().copy()
         for clips_bcthw, *_ in decode(
-            (encoded_batch([films[row] for row in batch.rows], batch) for batch in batches),
+            (encoded(films, batch, codec, modality) for batch in batches),
             modality,
             clip,
             batch_size=max(len(batch.rows) for batch in batches),
@@ -109,6 +109,26 @@ def decoded(
             num_threads=num_threads,
         )
     ]
+
+
+def encoded(
+    films: Sequence[Film], batch: Batch, codec: Codec = "vp9", modality: Modality = "rgb"
+) -> EncodedBatch:
+    shapes = np.array([shape(films[row], codec) for row in batch.rows])
+    heights = shapes[:, 1:] // ((2, 1) if modality == "flow" else (1, 1))
+    return EncodedBatch([films[row] for row in batch.rows], shapes[:, 0], heights, batch)
+
+
+def shape(film: Film, codec: Codec) -> tuple[int, int, int]:
+    """Frames, height and width of the pictures."""
+    if codec == "jpeg":
+        count = int(film[:4].view("<u4")[0])
+        return count, *cv2.imdecode(jpegs.select(film, np.array([0], np.int32))[0], cv2.IMREAD_COLOR).shape[
+            :2
+        ]
+    with av.open(io.BytesIO(film.tobytes())) as file:
+        stream = file.streams.video[0]
+        return stream.frames, stream.height, stream.width
 
 
 def whole(size: int = HEIGHT, frames: int = 1, stride: int = 1, gamma: float = 1.0) -> Clip:
@@ -237,6 +257,42 @@ def test_a_crop_lies_where_its_view_says(size: int, place: tuple[float, float], 
     (clips_bcthw,) = decoded([still], [views([0], crop_x=place[0], crop_y=place[1])], clip)
     wanted = reference(still)[:, :1, top : top + size, left : left + size]
     assert np.abs(levels(clips_bcthw[0]) - wanted).max() < 0.51
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("short_side", [40, 47, 64, 101])
+@pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 0.6), (0.3, 1.0)])
+def test_a_crop_of_a_resized_picture_is_that_part_of_the_whole_resized_picture(
+    place: tuple[float, float], short_side: int, antialias: bool
+) -> None:
+    still = film([scene(0, HEIGHT, HEIGHT)] * 2)
+    size, (x, y) = 32, (int(share * (short_side - 32) + 0.5) for share in place)
+    view = views([0], short_sides=short_side, crop_x=place[0], crop_y=place[1])
+    pictures = [
+        decoded([still], [view], whole(side, frames=1).model_copy(update={"antialias": antialias}))[0][
+            0, :, 0
+        ]
+        for side in (short_side, size)
+    ]
+    np.testing.assert_allclose(pictures[1], pictures[0][:, y : y + size, x : x + size], atol=2e-4)
+
+
+def test_without_antialiasing_a_smaller_picture_is_that_of_the_nearest_pixels() -> None:
+    """Of stripes of two pixels at a quarter of the size: their mean, or every second stripe."""
+    stripes = grey(np.tile([60, 140, 140, 60], HEIGHT // 4)[None].repeat(HEIGHT, 0))
+    still = film([stripes] * 2, crf=4)
+    clip = whole(HEIGHT // 4, frames=1)
+    averaged, sampled = (
+        levels(
+            decoded([still], [views([0], short_sides=16)], clip.model_copy(update={"antialias": antialias}))[
+                0
+            ]
+        )
+        for antialias in (True, False)
+    )
+    assert np.ptp(averaged[..., 2:-2]) < 8
+    assert averaged.mean() == pytest.approx((100 - 16) * 255 / 219, abs=3)
+    assert np.abs(averaged - sampled).max() > 20
 
 
 @pytest.mark.parametrize("place", [(0.5, 0.5), (0.0, 1.0), (0.8, 0.3)])
@@ -391,7 +447,7 @@ def test_no_batches_give_no_clips() -> None:
 
 def test_an_error_on_the_way_to_the_videos_comes_through_as_it_is(numbered: Film) -> None:
     def until_something_is_missing() -> Iterator[EncodedBatch]:
-        yield encoded_batch([numbered], views([0]))
+        yield encoded([numbered], views([0]))
         raise UsageError("the shards have no component 'flow.mp4'", expected="rgb.mp4", action="shard again")
 
     with pytest.raises(UsageError, match=r"^the shards have no component 'flow\.mp4'; expected rgb"):

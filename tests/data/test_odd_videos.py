@@ -35,7 +35,7 @@ from tests.data.odd_videos import (
     wide_pixels,
     without_index,
 )
-from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode, encoded_batch
+from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
 from ukd_dist.data.shards import Sample, encode_sample
 from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
 from ukd_dist.data.views import evaluation_batches
@@ -232,11 +232,10 @@ def stored_clip(path: Path, info: VideoInfo, *, frames: int) -> np.ndarray:
     sample = Sample("train", 0, "clip", 0, "Run", "", info.frames, info.fps, width, height)
     components = encode_sample(sample, path, ("rgb", "flow"), encoding)
     clip = Clip(frames=frames, stride=1, size=SIDE, short_side=(SIDE, SIDE), gamma=1.0)
+    video, lengths = np.frombuffer(components["rgb.mp4"], np.uint8), np.array([info.frames])
+    (batch,) = evaluation_batches(lengths, clip, 1)
     ((clips_bcthw, *_),) = decode(
-        (
-            encoded_batch([np.frombuffer(components["rgb.mp4"], np.uint8)], batch)
-            for batch in evaluation_batches(np.array([info.frames]), clip, 1)
-        ),
+        [EncodedBatch([video], lengths, np.array([[height, width]]), batch)],
         "rgb",
         clip,
         batch_size=1,

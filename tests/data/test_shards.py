@@ -515,3 +515,13 @@ def test_the_table_is_plain_csv(finished: Path) -> None:
     assert lines[0] == "split,row,key,label,class,group,frames,fps,width,height"
     assert lines[1] == "train,0,train_0,0,Run,3,20,29.97,64,48"
     assert len(io.StringIO((finished / SAMPLES).read_text()).readlines()) == 8
+
+
+def test_shards_whose_flow_is_spread_as_in_earlier_versions_are_refused(tmp_path: Path) -> None:
+    content = [(sample("a", 0), {"flow.mp4": b"flow"})]
+    with pytest.raises(
+        DataError, match=r"holds flow whose levels are spread otherwise: even; expected arcsinh"
+    ):
+        finish(tmp_path, content, ["Run"], modalities=["rgb", "flow"])
+    directory = tmp_path / "now"
+    finish(directory, content, ["Run"], modalities=["rgb", "flow"], flow_levels="arcsinh")

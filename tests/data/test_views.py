@@ -16,9 +16,11 @@ from ukd_dist.data.views import (
     FREE,
     Batch,
     evaluation_batches,
+    frame_numbers,
     steps_per_epoch,
     stored_views,
     training_batches,
+    windows,
 )
 from ukd_dist.data_config import Clip, Views
 
@@ -241,6 +243,50 @@ def test_every_crop_lies_within_the_picture_and_every_short_side_within_its_rang
         assert views[name].max() <= 1
     assert set(views["short_sides"].tolist()) <= set(range(low, high + 1))
     assert set(views["mirror"].tolist()) <= ({0, 1} if training.clip.flip else {0})
+
+
+@given(trainings())
+@settings(deadline=None)
+def test_the_frames_shown_are_each_asked_for_once_and_the_last_one_fills_up(training: Training) -> None:
+    for batch in training.batches(range(1)):
+        lengths = training.frames[batch.rows]
+        for numbers, start, length in zip(
+            frame_numbers(batch, lengths, training.clip), batch.start_frames, lengths, strict=True
+        ):
+            assert numbers.dtype == np.int32
+            assert (np.diff(numbers) > 0).all()
+            filled = [*numbers, *[numbers[-1]] * (training.clip.frames - len(numbers))]
+            wanted = start + training.clip.stride * np.arange(training.clip.frames)
+            assert filled == np.minimum(wanted, length - 1).tolist()
+
+
+@given(trainings(), st.data())
+@settings(deadline=None)
+def test_every_window_is_the_crop_of_the_resized_picture_in_the_pictures_own_pixels(
+    training: Training, data: st.DataObject
+) -> None:
+    side = st.integers(16, 400)
+    for batch in training.batches(range(1)):
+        sizes = np.array([data.draw(st.tuples(side, side)) for _ in batch.rows])
+        shown = windows(batch, sizes, training.clip.size)
+        assert shown.begin.dtype == shown.end.dtype == np.float32
+        begin, end = shown.begin * sizes, shown.end * sizes
+        mirrored = end[:, 1] < begin[:, 1]
+        assert (mirrored == (batch.mirror == 1)).all()
+        extent = np.abs(end - begin) * (batch.short_sides / sizes.min(axis=1))[:, None]
+        np.testing.assert_allclose(extent, training.clip.size, rtol=1e-4)
+        # Rounding the long side moves a picture's edge by half a pixel of the resized one at most.
+        slack = 0.51 * sizes.min(axis=1) / batch.short_sides
+        assert (np.minimum(begin, end) >= -slack[:, None]).all()
+        assert (np.maximum(begin, end) <= sizes + slack[:, None]).all()
+
+
+def test_windows_lie_where_their_views_say() -> None:
+    (batch,) = evaluation_batches(np.array([4, 4, 4]), SMALL, 3)
+    places = replace(batch, crop_x=np.float32([0, 0.5, 1]), mirror=np.int32([0, 0, 1]))
+    shown = windows(places, np.array([[32, 64], [64, 32], [32, 64]]), 16)
+    np.testing.assert_array_equal(shown.begin, [[0, 0], [0.25, 0], [0, 1]])
+    np.testing.assert_array_equal(shown.end, [[1, 0.5], [0.75, 1], [1, 0.5]])
 
 
 def test_starts_short_sides_crops_and_mirrors_cover_their_whole_range_evenly() -> None:

@@ -9,6 +9,7 @@ a way through rgb would cost colours.
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -67,10 +68,9 @@ def join(frames: list[bytes]) -> bytes:
 
 
 def select(
-    component: npt.NDArray[np.uint8], start: int, stride: int, count: int
+    component: npt.NDArray[np.uint8], numbers: npt.NDArray[np.integer[Any]]
 ) -> list[npt.NDArray[np.uint8]]:
-    """Every `stride`-th encoded frame from `start`, as views; beyond the end the last one is repeated."""
+    """The encoded frames of those numbers, as views."""
     frames = int(component[: _NUMBER.itemsize].view(_NUMBER)[0])
     offsets = component[_NUMBER.itemsize :][: _NUMBER.itemsize * (frames + 1)].view(_NUMBER)
-    wanted = np.minimum(start + stride * np.arange(count), frames - 1)
-    return [component[offsets[i] : offsets[i + 1]] for i in wanted]
+    return [component[offsets[number] : offsets[number + 1]] for number in numbers]

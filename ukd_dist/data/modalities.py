@@ -1,9 +1,10 @@
 """What a sample's components hold, and how they are made from a video's frames.
 
 `rgb` is the video itself, in the codec of the shards. `flow` is dense optical flow from each frame to the
-next, u above v as the luma of one picture of twice the height: 16..235 spans -bound..+bound stored pixels a
-frame. It goes through no colour conversion on its way in, since a `gray` picture would be range-converted in
-silence. It is VP9 whatever the codec of rgb: DALI decodes that everywhere, and smooth pictures stay small.
+next in stored pixels, u above v as the luma of one picture of twice the height: 16..235 spans
+arcsinh(-bound)..arcsinh(+bound). It goes through no colour conversion on its way in, since a `gray` picture
+would be range-converted in silence. It is VP9 whatever the codec of rgb: DALI decodes that everywhere, and
+smooth pictures stay small.
 A further modality of decoded frames is a further writer here; one of the compressed stream (motion vectors)
 will be handed its packets as well.
 """
@@ -22,6 +23,7 @@ from ukd_dist.data.video import Frame, Vp9Encoder
 from ukd_dist.data_config import Codec, Encoding, FlowMethod, Modality
 
 LUMA_LOW, LUMA_HIGH = 16.0, 235.0
+FLOW_LEVELS = "arcsinh"  # how levels are spread over flow; the first shards spread them evenly
 _DIS_PRESETS = {
     "dis_medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
     "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
@@ -98,10 +100,19 @@ def flow_method(name: FlowMethod) -> Callable[[Frame, Frame], npt.NDArray[np.flo
 
 
 def pack_flow(flow_hwc: npt.NDArray[np.float32], bound: float) -> Frame:
-    """Flow `[H, W, 2]` in pixels as a yuv420p picture of twice the height, neutral in colour."""
+    """Flow `[H, W, 2]` in pixels as a yuv420p picture of twice the height, neutral in colour.
+
+    Levels are spread by arcsinh: evenly below about a pixel a frame, where most flow of dark videos is, then
+    ever more coarsely, up to the bound.
+    """
     height, width, _ = flow_hwc.shape
-    scale = (LUMA_HIGH - LUMA_LOW) / (2 * bound)
-    luma = np.clip(np.rint((flow_hwc + bound) * scale + LUMA_LOW), LUMA_LOW, LUMA_HIGH)
+    share = np.arcsinh(flow_hwc) / np.arcsinh(bound)
+    luma = np.rint((share + 1) * ((LUMA_HIGH - LUMA_LOW) / 2) + LUMA_LOW).clip(LUMA_LOW, LUMA_HIGH)
     packed = np.full((3 * height, width), 128, np.uint8)
     packed[: 2 * height] = luma.transpose(2, 0, 1).reshape(2 * height, width)
     return packed
+
+
+def unpacked_levels(bound: float) -> npt.NDArray[np.float32]:
+    """The flow of each level 0..255 of a picture decoded to rgb, pixels a frame `[256]`."""
+    return np.asarray(np.sinh((np.arange(256) / 127.5 - 1) * np.arcsinh(bound)), np.float32)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ import webdataset
 from wds2idx import IndexCreator
 
 from ukd_dist import manifest
-from ukd_dist.data.modalities import component, open_writer
+from ukd_dist.data.modalities import FLOW_LEVELS, component, open_writer
 from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import read_frames
 from ukd_dist.data_config import Codec, Encoding, Modality
@@ -143,17 +143,23 @@ def keys_digest(keys: Iterable[str]) -> str:
 
 
 class Rows:
-    """The samples of one split, column by column, in row order."""
+    """The samples of one split, column by column, in row order; `sizes` are heights and widths, pixels."""
 
     def __init__(self, samples: list[Sample]) -> None:
         self.keys: list[str] = [s.key for s in samples]
         self.labels: npt.NDArray[np.int64] = np.array([s.label for s in samples], np.int64)
         self.groups: list[str] = [s.group for s in samples]
         self.frames: npt.NDArray[np.int64] = np.array([s.frames for s in samples], np.int64)
-        self.portrait: npt.NDArray[np.bool_] = np.array([s.height > s.width for s in samples], np.bool_)
+        sizes = [(s.height, s.width) for s in samples]
+        self.sizes: npt.NDArray[np.int64] = np.array(sizes, np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def portrait(self) -> npt.NDArray[np.bool_]:
+        """Which videos are taller than wide."""
+        return self.sizes[:, 0] > self.sizes[:, 1]
 
     @cached_property
     def digest(self) -> str:
@@ -181,6 +187,7 @@ class ShardSet:
                 expected="a manifest",
                 action="make them with `ukd shard`",
             )
+        _check_flow(directory, found.settings)
         manifest.verify(directory, found, [n for n in found.files if check or not n.endswith(".tar")])
         self.directory = directory
         self.digest = found.digest()
@@ -233,6 +240,16 @@ class ShardSet:
                 action=f"remove {self.directory} to make it again",
             )
         return places
+
+
+def _check_flow(directory: Path, settings: dict[str, Any]) -> None:
+    levels = settings.get("flow_levels", "even")
+    if "flow" in settings.get("modalities", ()) and levels != FLOW_LEVELS:
+        raise DataError(
+            f"{directory} holds flow whose levels are spread otherwise: {levels}",
+            expected=f"{FLOW_LEVELS}, as this version reads them",
+            action=f"remove {directory} to make it again",
+        )
 
 
 def read_index(path: Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:

@@ -44,6 +44,58 @@ class Batch:
     mirror: npt.NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class Windows:
+    """The part of a picture that is shown of each of B videos, as shares of its height and width.
+
+    Attributes:
+        begin: Top and left edge, float32 `[B, 2]`; left is the greater one where the picture is mirrored.
+        end: Bottom and right edge, float32 `[B, 2]`.
+    """
+
+    begin: npt.NDArray[np.float32]
+    end: npt.NDArray[np.float32]
+
+
+def frame_numbers(batch: Batch, frames: npt.NDArray[np.int64], clip: Clip) -> list[npt.NDArray[np.int32]]:
+    """Which frames are shown of each video, each once: after the last one it is repeated.
+
+    Args:
+        batch: The views.
+        frames: Frames of each view's video `[B]`.
+        clip: The clip.
+
+    Returns:
+        B rising arrays of 1 to `clip.frames` numbers, int32.
+    """
+    wanted = batch.start_frames[:, None] + clip.stride * np.arange(clip.frames)
+    shown = np.minimum(wanted, frames[:, None] - 1).astype(np.int32)
+    return [numbers[: 1 + np.count_nonzero(np.diff(numbers))] for numbers in shown]
+
+
+def windows(batch: Batch, sizes: npt.NDArray[np.int64], size: int) -> Windows:
+    """Where the crops lie in pictures that are not resized yet.
+
+    A picture is resized to the view's short side with its shape kept and its long side rounded; the crop then
+    lies at whole pixels of it.
+
+    Args:
+        batch: The views.
+        sizes: Height and width of each view's video, pixels `[B, 2]`.
+        size: Side of the crop, pixels after resizing.
+    """
+    scales = batch.short_sides.astype(np.float64) / sizes.min(axis=1)
+    exact = sizes * scales[:, None]
+    rounded = np.floor(exact + 0.5)
+    places = np.stack([batch.crop_y, batch.crop_x], axis=1).astype(np.float64)
+    # Rounding cuts or widens a picture around its centre.
+    begin = np.floor(places * (rounded - size) + 0.5) + (exact - rounded) / 2
+    end = begin + size
+    mirrored = batch.mirror == 1
+    begin[mirrored, 1], end[mirrored, 1] = end[mirrored, 1], begin[mirrored, 1]
+    return Windows((begin / exact).astype(np.float32), (end / exact).astype(np.float32))
+
+
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:
     """Training steps of an epoch: the permutation's remainder is dropped, but never the only batch."""
     return max(1, num_rows // batch_size)

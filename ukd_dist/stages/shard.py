@@ -21,6 +21,7 @@ import numpy as np
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.data import synthetic
+from ukd_dist.data.modalities import FLOW_LEVELS
 from ukd_dist.data.shards import (
     SAMPLES,
     SPLITS,
@@ -96,8 +97,10 @@ def shard_settings(data: Data, source: Source) -> dict[str, Any]:
     Of what was no setting yet when shards were made, nothing is recorded unless it is set.
     """
     held_out = {"validation": data.validation.model_dump(mode="json")} if data.validation else {}
+    flow = {"flow_levels": FLOW_LEVELS} if "flow" in data.modalities else {}
     return {
         **held_out,
+        **flow,
         "modalities": list(data.modalities),
         "codec": data.codec,
         "encoding": _recorded(data),
