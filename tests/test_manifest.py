@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -272,6 +273,13 @@ def test_a_manifest_that_its_own_digest_does_not_fit_is_named(tmp_path: Path, fi
         f"manifest {path} is damaged (it does not match its own sha256); "
         f"expected a manifest as it was written; remove {tmp_path} to make it again"
     )
+
+
+def test_a_manifests_own_digest_is_that_of_its_other_fields_as_sorted_json(tmp_path: Path) -> None:
+    student(tmp_path, settings={**WORK, "classes": ["Läufer"], "bound": 20.0}, summary={"seconds": 3})
+    document = json.loads((tmp_path / FILENAME).read_text())
+    digest = document.pop("sha256")
+    assert digest == hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def test_a_manifest_says_the_same_in_another_order_and_layout(tmp_path: Path) -> None:
