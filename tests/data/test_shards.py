@@ -387,6 +387,16 @@ def test_without_a_manifest_the_shards_are_not_finished(own: Path) -> None:
     )
 
 
+def test_a_finished_directory_of_another_kind_holds_no_shards(tmp_path: Path) -> None:
+    manifest.commit(tmp_path, "teacher", {}, {}, [])
+    with pytest.raises(UsageError) as raised:
+        ShardSet(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path} holds no finished shards; expected a manifest of shards, not of a teacher; "
+        "make them with `ukd shard`"
+    )
+
+
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_any_flipped_or_missing_byte_of_the_manifest_is_found_unless_it_changes_nothing(
