@@ -7,7 +7,7 @@ import json
 import string
 import struct
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.damage import damaged, flipped, shortened, spoiled
 from tests.finished_shards import INPUTS, finish
 from ukd_dist import manifest
 from ukd_dist.data.shards import (
@@ -33,10 +34,11 @@ from ukd_dist.data.shards import (
 from ukd_dist.data.sources import MAX_KEY_BYTES
 from ukd_dist.data.video import RejectedVideoError, Vp9Encoder
 from ukd_dist.data_config import Encoding
-from ukd_dist.errors import DataError, UkdError, UsageError
+from ukd_dist.errors import DataError, UsageError
 
 Content = list[tuple[Sample, dict[str, bytes]]]
 CLASSES = ("Run", "Sit", "Walk")
+STEMS = ("train-000000", "train-000001", "test-000000")  # of the small shards' tars and indexes
 
 
 def sample(row: int, key: str, label: int = 0, split: str = "train", frames: int = 30) -> Sample:
@@ -45,7 +47,8 @@ def sample(row: int, key: str, label: int = 0, split: str = "train", frames: int
 
 
 def write_set(directory: Path, content: Content, samples_per_shard: int = 3) -> Path:
-    finish(directory, content, CLASSES, samples_per_shard=samples_per_shard)
+    summary = {"samples": {split: sum(s.split == split for s, _ in content) for split in SPLITS}}
+    finish(directory, content, CLASSES, samples_per_shard=samples_per_shard, summary=summary, codec="vp9")
     return directory
 
 
@@ -267,9 +270,7 @@ def test_the_order_in_which_components_are_given_does_not_matter(own: Path, fini
 def test_nothing_but_the_shards_is_left_behind(own: Path) -> None:
     tables = {"manifest.json", SAMPLES}
     assert {path.name for path in own.iterdir()} - tables == {
-        f"{stem}.{suffix}"
-        for stem in ("train-000000", "train-000001", "test-000000")
-        for suffix in ("tar", "idx")
+        f"{stem}.{suffix}" for stem in STEMS for suffix in ("tar", "idx")
     }
 
 
@@ -309,77 +310,60 @@ def test_a_video_that_was_damaged_since_it_was_probed_is_rejected(film: tuple[Sa
 
 # Damage.
 
-FILES = [
-    "train-000000.tar",
-    "train-000001.tar",
-    "test-000000.tar",
-    "train-000000.idx",
-    "test-000000.idx",
-    SAMPLES,
-]
-
-
-def altered(content: bytes, position: int, difference: int) -> bytes:
-    return content[:position] + bytes([content[position] ^ difference]) + content[position + 1 :]
+FILES = [f"{stem}.{suffix}" for stem in STEMS for suffix in ("tar", "idx")] + [SAMPLES]
 
 
 @pytest.mark.parametrize("name", FILES)
-@given(share=st.floats(0, 1, exclude_max=True), difference=st.integers(1, 255))
+@given(data=st.data())
 @settings(max_examples=15, deadline=None)
-def test_any_flipped_byte_is_found_and_its_file_named(
-    finished: Path, name: str, share: float, difference: int
+def test_any_flipped_byte_is_found_and_its_file_named(finished: Path, name: str, data: st.DataObject) -> None:
+    path = finished / name
+    with spoiled(path, data.draw(flipped(path.read_bytes()))), pytest.raises(DataError) as raised:
+        ShardSet(finished)
+    assert str(raised.value).startswith(f"{path} was altered; expected sha256 ")
+    assert str(raised.value).endswith(f"by its manifest; remove {finished} to make it again")
+
+
+@pytest.mark.parametrize("name", FILES)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_any_missing_bytes_are_found_and_their_file_named_with_both_lengths(
+    finished: Path, name: str, data: st.DataObject
 ) -> None:
     path = finished / name
     intact = path.read_bytes()
-    path.write_bytes(altered(intact, int(share * len(intact)), difference))
-    try:
-        with pytest.raises(DataError) as raised:
-            ShardSet(finished)
-    finally:
-        path.write_bytes(intact)
-    assert str(raised.value).startswith(f"{path} was altered; expected sha256 ")
-    assert str(raised.value).endswith(f"by its manifest; remove {finished} to make it again")
+    left = data.draw(shortened(intact))
+    with spoiled(path, left), pytest.raises(DataError) as raised:
+        ShardSet(finished)
+    assert str(raised.value) == (
+        f"{path} holds {len(left)} bytes; expected {len(intact)} by its manifest; "
+        f"remove {finished} to make it again"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.endswith(".tar")])
 def test_tables_and_indexes_are_checked_even_where_the_tars_are_trusted(own: Path, name: str) -> None:
     path = own / name
-    path.write_bytes(altered(path.read_bytes(), 40, 1))
+    path.write_bytes(path.read_bytes().swapcase())
     with pytest.raises(DataError, match=rf"{name} was altered"):
         ShardSet(own, check=False)
 
 
 def test_the_bytes_of_tars_are_not_read_where_they_are_trusted(own: Path) -> None:
     path = own / "train-000000.tar"
-    path.write_bytes(altered(path.read_bytes(), 600, 1))
+    path.write_bytes(path.read_bytes().swapcase())
     assert ShardSet(own, check=False).rows["train"].keys[0] == "train_0"
 
 
-def without_tail(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def longer(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\0")
-
-
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("spoil", [without_tail, emptied, longer])
-def test_a_file_of_another_length_is_named_with_both_lengths(
-    own: Path, name: str, spoil: Callable[[Path], None]
-) -> None:
+def test_a_file_that_grew_is_named_with_both_lengths(own: Path, name: str) -> None:
     path = own / name
     size = path.stat().st_size
-    spoil(path)
+    path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(DataError) as raised:
         ShardSet(own)
     assert str(raised.value) == (
-        f"{path} holds {path.stat().st_size} bytes; expected {size} by its manifest; "
-        f"remove {own} to make it again"
+        f"{path} holds {size + 1} bytes; expected {size} by its manifest; remove {own} to make it again"
     )
 
 
@@ -403,33 +387,29 @@ def test_without_a_manifest_the_shards_are_not_finished(own: Path) -> None:
     )
 
 
-@given(share=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=25, deadline=None)
-def test_a_manifest_that_was_cut_off_is_named(finished: Path, share: float) -> None:
-    path = finished / manifest.FILENAME
-    intact = path.read_bytes()
-    path.write_bytes(intact[: int(share * len(intact))])
-    try:
-        with pytest.raises(
-            DataError, match=rf"^manifest {path} is damaged \(.*; remove {finished} to make it"
-        ):
-            ShardSet(finished)
-    finally:
-        path.write_bytes(intact)
+def test_a_finished_directory_of_another_kind_holds_no_shards(tmp_path: Path) -> None:
+    manifest.commit(tmp_path, "teacher", {}, {}, [])
+    with pytest.raises(UsageError) as raised:
+        ShardSet(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path} holds no finished shards; expected a manifest of shards, not of a teacher; "
+        "make them with `ukd shard`"
+    )
 
 
-def test_any_flipped_byte_of_the_manifest_is_found_unless_it_changes_nothing(own: Path) -> None:
-    path = own / manifest.FILENAME
-    intact, digest = path.read_bytes(), ShardSet(own).digest
-    passed = []
-    for position in range(len(intact)):
-        path.write_bytes(altered(intact, position, 1))
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_flipped_or_missing_byte_of_the_manifest_is_found_unless_it_changes_nothing(
+    finished: Path, data: st.DataObject
+) -> None:
+    path, written = finished / manifest.FILENAME, manifest.read(finished)
+    with spoiled(path, data.draw(damaged(path.read_bytes()))):
         try:
-            if ShardSet(own).digest != digest:
-                passed.append(position)
-        except UkdError as error:
-            assert str(own) in str(error)  # noqa: PT017 - most flips must raise, none must pass
-    assert passed == []
+            ShardSet(finished)
+        except DataError as error:
+            assert str(path) in error.problem  # noqa: PT017 - most damage must raise, none must pass
+        else:
+            assert manifest.read(finished) == written
 
 
 # Tables that do not fit, though every digest does.

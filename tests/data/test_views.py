@@ -79,6 +79,38 @@ def trainings(draw: st.DrawFn, *, least_rows: int = 1) -> Training:
     return Training(np.array(frames, np.int64), draw(clips()), draw(st.integers(0, 2**32)), batch_size)
 
 
+@st.composite
+def subsets(draw: st.DrawFn) -> Training:
+    """A training on some rows, among others."""
+    training = draw(trainings(least_rows=2))
+    rows = draw(st.sets(st.integers(0, len(training.frames) - 1), min_size=1))
+    return replace(training, rows=np.array(sorted(rows), np.int64))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A training whose steps some ranks share."""
+
+    training: Training
+    world_size: int
+    stored: Views | None
+
+    def ranks(self, epochs: range) -> list[list[Batch]]:
+        """The batches of each rank."""
+        return [
+            list(self.training.batches(epochs, rank, self.world_size, self.stored))
+            for rank in range(self.world_size)
+        ]
+
+
+@st.composite
+def shared(draw: st.DrawFn) -> Shared:
+    """Any training, on all rows or some, on fresh views or stored ones, by any number of ranks."""
+    world_size, clips_a_rank = draw(st.integers(1, 8)), draw(st.integers(1, 4))
+    training = replace(draw(trainings() | subsets()), batch_size=world_size * clips_a_rank)
+    return Shared(training, world_size, draw(st.sampled_from([None, KINDS[0], KINDS[2]])))
+
+
 def joined(batches: Iterable[Batch]) -> dict[str, np.ndarray]:
     """Every column of some batches, end to end."""
     every = list(batches)
@@ -102,30 +134,32 @@ def assert_even(views: dict[str, np.ndarray]) -> None:
         assert views[name].std() == pytest.approx(12**-0.5, abs=0.02)
 
 
-@given(trainings(), st.sampled_from(WORLD_SIZES))
+@given(shared(), st.integers(0, 3))
 @settings(deadline=None)
-def test_ranks_share_each_step_of_one_process_equally_and_in_order(
-    training: Training, world_size: int
-) -> None:
-    epochs = range(2)
-    alone = list(training.batches(epochs))
-    ranks = [list(training.batches(epochs, rank, world_size)) for rank in range(world_size)]
+def test_ranks_share_each_step_of_one_process_equally_and_in_order(shared: Shared, epoch: int) -> None:
+    """So each sample has the same view in the same step, whatever the world size."""
+    epochs = range(epoch, epoch + 2)
+    alone = list(shared.training.batches(epochs, stored=shared.stored))
+    ranks = shared.ranks(epochs)
     assert all(len(steps) == len(alone) for steps in ranks)
     for step, whole in enumerate(alone):
         shares = [steps[step] for steps in ranks]
-        assert {len(share.rows) for share in shares} == {training.batch_size // world_size}
+        assert {len(share.rows) for share in shares} == {shared.training.batch_size // shared.world_size}
         assert_equal(joined(shares), joined([whole]))
 
 
-@given(trainings(least_rows=18), st.integers(0, 5))
+@given(shared(), st.integers(0, 3))
 @settings(deadline=None)
-def test_no_row_comes_twice_in_an_epoch_and_only_the_remainder_is_left_out(
-    training: Training, epoch: int
+def test_whatever_the_world_size_each_row_reaches_one_rank_an_epoch_but_for_the_remainder(
+    shared: Shared, epoch: int
 ) -> None:
-    rows = joined(training.batches(range(epoch, epoch + 1)))["rows"]
-    assert len(set(rows.tolist())) == len(rows)
-    assert len(rows) == len(training.frames) // training.batch_size * training.batch_size
-    assert set(rows.tolist()) <= set(range(len(training.frames)))
+    training = shared.training
+    trained_on = np.arange(len(training.frames)) if training.rows is None else training.rows
+    assume(len(trained_on) >= training.batch_size)
+    ranks = shared.ranks(range(epoch, epoch + 1))
+    rows = joined(batch for steps in ranks for batch in steps)["rows"].tolist()
+    assert len(rows) == len(set(rows)) == len(trained_on) - len(trained_on) % training.batch_size
+    assert set(rows) <= set(trained_on.tolist())
 
 
 @given(trainings(), st.sampled_from(WORLD_SIZES))
@@ -141,14 +175,6 @@ def test_fewer_rows_than_a_batch_are_repeated_and_ranks_still_get_equal_shares(
     counts = np.bincount(joined(b for share in shares for b in share)["rows"], minlength=len(training.frames))
     assert counts.max() - counts.min() <= 1
     assert counts.min() >= 1
-
-
-@st.composite
-def subsets(draw: st.DrawFn) -> Training:
-    """A training on some rows, among others."""
-    training = draw(trainings(least_rows=2))
-    rows = draw(st.sets(st.integers(0, len(training.frames) - 1), min_size=1))
-    return replace(training, rows=np.array(sorted(rows), np.int64))
 
 
 @given(subsets(), st.integers(0, 5))

@@ -181,10 +181,10 @@ class ShardSet:
 
     def __init__(self, directory: Path, *, check: bool = True) -> None:
         found = manifest.read(directory)
-        if found is None:
+        if found is None or found.kind != "shards":
             raise UsageError(
                 f"{directory} holds no finished shards",
-                expected="a manifest",
+                expected=f"a manifest of shards, not of a {found.kind}" if found else "a manifest",
                 action="make them with `ukd shard`",
             )
         _check_flow(directory, found.settings)
