@@ -498,7 +498,7 @@ def test_the_table_is_plain_csv(finished: Path) -> None:
 
 
 def test_shards_whose_flow_is_spread_as_in_earlier_versions_are_refused(tmp_path: Path) -> None:
-    content = [(sample("a", 0), {"flow.mp4": b"flow"})]
+    content = [(sample(0, "a"), {"flow.mp4": b"flow"})]
     with pytest.raises(
         DataError, match=r"holds flow whose levels are spread otherwise: even; expected arcsinh"
     ):
