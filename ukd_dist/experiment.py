@@ -19,6 +19,7 @@ from ukd_dist.agreement import (
     check_folds,
     check_fusion,
     check_modalities,
+    check_place,
     check_published,
     check_selection,
     check_view,
@@ -156,6 +157,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         update={
             "videos": file.data.videos and file.data.videos.absolute(),
             "classes": file.data.classes and file.data.classes.absolute(),
+            "shards": _absolute(file.data.shards),
             "splits": {
                 name: split.model_copy(
                     update={"train": split.train.absolute(), "test": split.test.absolute()}
@@ -181,6 +183,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     students = tuple(_student(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
     check_modalities(data, [*fleet.values(), *runs], where)
+    check_place(data, file.cluster, where)
     check_fusion(file.evaluate, runs, where)
     check_published(file.evaluate, runs, where)
     whole = file.model_copy(update={"data": data, "root": file.root.absolute()})
@@ -196,6 +199,10 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         cluster=file.cluster,
         document=whole.model_dump(mode="json"),
     )
+
+
+def _absolute(shards: str | None) -> str | None:
+    return shards if shards is None or shards.startswith("s3://") else str(Path(shards).absolute())
 
 
 def _target(

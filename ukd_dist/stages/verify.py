@@ -1,4 +1,7 @@
-"""Every file of a run's finished directories against the sha256 in its manifest; only reads."""
+"""Every file of a run's finished directories against the sha256 in its manifest; only reads.
+
+Tars of shards that were made elsewhere are read there; the nodes' copies of them are not looked at.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukd_dist import manifest
-from ukd_dist.errors import DataError
+from ukd_dist.data.places import place_of
+from ukd_dist.errors import DataError, ResourceError
 from ukd_dist.rundir import RunDirectory
 
 PLACES = ("shards", "teachers/*", "targets/*", "students/*", "students/*/logits")
@@ -55,7 +59,11 @@ def _verdict(root: Path, directory: Path) -> Verdict:
         found = manifest.read(directory)
         assert found is not None, f"{directory} was finished a moment ago"
         files, size = len(found.files), sum(record.bytes for record in found.files.values())
-        manifest.verify(directory, found)
-    except DataError as error:
+        place = place_of(directory)
+        elsewhere = [n for n in found.files if n.endswith(".tar")] if place.folder != directory else []
+        manifest.verify(directory, found, [n for n in found.files if n not in elsewhere])
+        for tar in elsewhere:
+            place.check(tar, found.files[tar])
+    except (DataError, ResourceError) as error:
         return Verdict(name, files, size, error.problem)
     return Verdict(name, files, size)
