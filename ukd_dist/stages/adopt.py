@@ -61,8 +61,7 @@ def _adopt(context: Context, place: Place) -> None:
     if before is None:
         manifest.write(directory, found)
         (directory / PLAN).unlink()
-    counts = ", ".join(f"{count} {split}" for split, count in found.summary.get("samples", {}).items())
-    context.progress.say(f"shards: those of {place.name} ({counts}), nothing is sharded")
+    context.progress.say(f"shards: those of {place.name}, nothing is sharded")
 
 
 def _refuse_or_drop(context: Context, problem: str, wanted: str) -> None:
