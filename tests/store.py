@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from pyarrow.fs import FileSelector, LocalFileSystem, S3FileSystem, copy_files
+from pyarrow.fs import LocalFileSystem, S3FileSystem, copy_files
 
 START_SECONDS = 60
 
@@ -53,10 +52,6 @@ class Store:
 
     def remove(self, place: str) -> None:
         self.files.delete_file(place)
-
-    def names(self, place: str) -> list[str]:
-        found: list[Any] = self.files.get_file_info(FileSelector(place))
-        return sorted(info.base_name for info in found)
 
 
 def free_port() -> int:

@@ -282,6 +282,8 @@ def test_a_store_that_is_gone_stops_a_node_without_a_copy_and_no_other(
     assert open_to_decode(shards, tmp_path / "cache").digest == before
     with pytest.raises(ResourceError, match="expected a store that answers"):
         open_to_decode(shards, tmp_path / "another")
+    with pytest.raises(ResourceError, match="expected a store that answers"):
+        list(verify(RunDirectory(tmp_path / "run")))
 
 
 def test_taken_shards_can_be_looked_at(elsewhere: Path, url: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ukd_dist import manifest
 from ukd_dist.data.places import place_of
-from ukd_dist.errors import DataError, ResourceError
+from ukd_dist.errors import DataError
 from ukd_dist.rundir import RunDirectory
 
 PLACES = ("shards", "teachers/*", "targets/*", "students/*", "students/*/logits")
@@ -35,7 +35,11 @@ class Verdict:
 
 
 def verify(run: RunDirectory) -> Iterator[Verdict]:
-    """Check one finished directory after another; what is not finished is not spoken of."""
+    """Check one finished directory after another; what is not finished is not spoken of.
+
+    Raises:
+        ResourceError: The place of shards that were made elsewhere cannot be read.
+    """
     for place in PLACES:
         for path in sorted(run.root.glob(f"{place}/{manifest.FILENAME}")):
             yield _verdict(run.root, path.parent)
@@ -60,10 +64,10 @@ def _verdict(root: Path, directory: Path) -> Verdict:
         assert found is not None, f"{directory} was finished a moment ago"
         files, size = len(found.files), sum(record.bytes for record in found.files.values())
         place = place_of(directory)
-        elsewhere = [n for n in found.files if n.endswith(".tar")] if place.folder != directory else []
-        manifest.verify(directory, found, [n for n in found.files if n not in elsewhere])
-        for tar in elsewhere:
+        here = [n for n in found.files if place.folder == directory or not n.endswith(".tar")]
+        manifest.verify(directory, found, here)
+        for tar in sorted(found.files.keys() - here):
             place.check(tar, found.files[tar])
-    except (DataError, ResourceError) as error:
+    except DataError as error:
         return Verdict(name, files, size, error.problem)
     return Verdict(name, files, size)
