@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.finished_shards import finish
+from tests.store import Store, serving
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import Sample, ShardSet, SplitName, encode_sample
 from ukd_dist.data.video import probe, stored_size
@@ -32,6 +34,21 @@ def arid_data(request: pytest.FixtureRequest) -> Path:
     path = Path(folder)
     assert (path / "arid_subset" / "lists").is_dir(), f"{path} holds no arid_subset/lists"
     return path
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that anybody may read; tests use buckets of their own."""
+    with serving(tmp_path_factory.mktemp("store") / "server.log") as store:
+        yield store
+
+
+@pytest.fixture
+def store(server: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The store, as the environment of the test and of its processes names it."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return server
 
 
 @pytest.fixture(scope="session")

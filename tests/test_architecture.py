@@ -65,7 +65,7 @@ INSIDE_FUNCTIONS = {
     "ray": {"cluster/scheduler.py", "cluster/ranks.py", "cluster/localnodes.py", "cluster/worker.py"},
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/frames.py"},
-    "pyarrow": {"data/foreign.py"},
+    "pyarrow": {"data/foreign.py", "data/places.py"},
     "pytorchvideo": {"models/networks.py"},
 }
 ANYWHERE_IN = {
@@ -87,7 +87,7 @@ ANYWHERE_IN = {
         "training/inference.py",
     },
     "numba": {"method/kernels.py"},
-    "xxhash": {"data/rowarray.py"},
+    "xxhash": {"data/rowarray.py", "data/tarchecks.py"},
     "matplotlib": set[str](),
     "typer": {
         "cli/__init__.py",

@@ -50,6 +50,7 @@ students:
     - {name: ukd, targets: ukd, temperature: 20}
 """
 FOLDER = ("data.source=folder", "data.splits={}", "data.split={test: 0.3}")
+TAKEN = ("data.source=null", "data.videos=null", "data.splits={}", "data.shards=/made")
 NO_VIDEOS = ("data.source=synthetic", "data.videos=null", "data.splits={}")
 
 
@@ -160,6 +161,19 @@ def test_teachers_in_memory_have_no_key_of_their_own() -> None:
             "data.group_pattern: '(a)(b)' has 2 groups in parentheses; expected exactly one, the recording "
             "group; put it into ( ), and others into (?: )",
         ),
+        (
+            "data.shards=gs://bucket/arid",
+            "data.shards: shards 'gs://bucket/arid'; expected s3://bucket/prefix, file:///folder or a "
+            "folder's path; correct it",
+        ),
+        ("data.shards=s3://", "data.shards: shards 's3://'; expected s3://bucket/prefix, file:///folder or"),
+        ("data.shards=file://made", "data.shards: shards 'file://made'; expected s3://bucket/prefix, file:"),
+        ("data.shards=''", "data.shards: shards ''; expected s3://bucket/prefix, file:///folder or a"),
+        (
+            "cluster.shard_cache=~/cache",
+            "cluster.shard_cache: shard_cache '~/cache' is no absolute path; expected one that is good on "
+            "every node; ~ and variables are not replaced; write it from / on",
+        ),
         ("data.modalities=[]", "data.modalities is []; expected at least 1 item; correct it"),
         ("data.modalities=[depth]", "data.modalities[0] is 'depth' (the first of 2 problems); expected"),
         ("data.max_rejected=2", "data.max_rejected is 2; expected less than or equal to 1; correct it"),
@@ -231,6 +245,24 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         (["targets.none={method: avg}"], "targets names one 'none', which is what a student without targets"),
         (["data.splits.split1={train: a, test: b}"], "data: splits names 2 splits; expected exactly one"),
         (["data.splits={}"], "data: splits names 0 splits; expected exactly one"),
+        (
+            ["data.source=null"],
+            "data: source is missing; expected where the videos are, or `shards` that are",
+        ),
+        (
+            ["data.source=null", "data.shards=/made"],
+            "data: splits without a source, where nothing is sharded; expected of the settings of sharding "
+            "only modalities and codec, which `shards` must fit; remove splits, or give the source",
+        ),
+        ([*TAKEN, "data.encoding.short_side=64"], "data: encoding without a source, where nothing is shard"),
+        ([*TAKEN, "data.max_rejected=0.5"], "data: max_rejected without a source, where nothing is sharded"),
+        ([*TAKEN, "data.seed=1"], "data: seed without a source, where nothing is sharded; expected of the"),
+        ([*TAKEN, "data.validation={share: 0.5}"], "data: validation without a source, where nothing is sha"),
+        (
+            ["data.shards=s3://bucket/arid"],
+            "data.shards is s3://bucket/arid, and there is no cluster.shard_cache; expected a folder on "
+            "every node's own disk with room for a copy of the shards; set cluster.shard_cache",
+        ),
         (["data.videos=null"], "data: videos is missing; expected the folder that the lists'"),
         (
             ["data.source=synthetic"],
@@ -622,11 +654,27 @@ def test_equal_settings_said_otherwise_give_the_same_ids() -> None:
         "root=/elsewhere",
         "name=renamed",
         "data.videos=/elsewhere",
+        "data.shards=/elsewhere",
+        "cluster.shard_cache=/scratch/shards",
         "evaluate.published={ukd: 71.3}",
     ],
 )
 def test_how_and_where_it_is_computed_changes_no_id(override: str) -> None:
     assert members(study(override)) == members(study())
+
+
+@pytest.mark.parametrize(
+    ("said", "place"),
+    [
+        ("s3://bucket/arid/v1/", "s3://bucket/arid/v1"),
+        ("file:///made/shards", "/made/shards"),
+        ("made/shards", str(Path("made/shards").absolute())),
+    ],
+)
+def test_where_finished_shards_lie_is_said_in_one_form(said: str, place: str) -> None:
+    found = study(*TAKEN, f"data.shards={said}", "cluster.shard_cache=/scratch")
+    assert found.data.shards == place
+    assert parse(found.to_yaml(), "study.yaml", []).data == found.data
 
 
 def test_the_members_of_a_grid_of_folds_say_which_fold_they_leave_out() -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from ukd_dist import pipeline
 from ukd_dist.cli import app
+from ukd_dist.config import Cluster
 from ukd_dist.data_config import Data, Views
 from ukd_dist.metrics import CATALOGUE
 
@@ -49,6 +50,16 @@ def test_the_sources_of_the_documents_are_sources() -> None:
     written = re.findall(r"^    data:\n(?:      .*\n)+", own, re.MULTILINE)
     found = [Data.model_validate(yaml.safe_load(textwrap.dedent(text))["data"]) for text in written]
     assert [data.source for data in found] == ["arid", "folder", "csv", "csv", "csv"]
+
+
+def test_the_shards_of_the_documents_are_taken() -> None:
+    own = (
+        (HOME / "docs/running.md").read_text().partition("## Shards from elsewhere")[2].partition("\n## ")[0]
+    )
+    (written,) = re.findall(r"^    data:\n(?:    .*\n)+", own, re.MULTILINE)
+    settings = yaml.safe_load(textwrap.dedent(written))
+    assert Data.model_validate(settings["data"]).shards == "s3://datasets/arid/v1"
+    assert Cluster.model_validate(settings["cluster"]).shard_cache == Path("/scratch/ukd")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.method import oracle
+from tests.store import Store
 from ukd_dist import manifest, pipeline
 from ukd_dist.config import Cluster
 from ukd_dist.data.knowledge import logits_name, write_logits
@@ -248,6 +249,26 @@ def test_a_student_whose_rank_was_killed_ends_with_the_bytes_of_an_undisturbed_o
     assert made(root) == made(undisturbed)
 
 
+def test_a_student_of_shards_in_a_store_ends_with_the_bytes_of_one_of_local_shards(
+    undisturbed: Path, tmp_path: Path, store: Store
+) -> None:
+    root, student = undistilled(undisturbed, tmp_path)
+    taken = [
+        f"data.shards={store.upload(root / 'shards', 'run/tiny')}",
+        f"cluster.shard_cache={tmp_path}/copies",
+    ]
+    remove(root / "shards")
+    remove(root / "videos")
+
+    done = subprocess.run(command(root, *taken), capture_output=True, text=True, timeout=400, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert not list((root / "shards").glob("*.tar"))
+    logs = [(root / "logs" / f"{student.name}-rank{rank}.log").read_text() for rank in (0, 1)]
+    assert "".join(logs).count("copying ") == 1
+    assert without_shards(made(root)) == without_shards(made(undisturbed))
+
+
 def test_an_interrupted_run_says_so_and_fails(undisturbed: Path, tmp_path: Path) -> None:
     root, student = undistilled(undisturbed, tmp_path)
 
@@ -412,6 +433,10 @@ def copy(root: Path, folder: Path) -> Path:
     """A copy of a finished run that may be changed."""
     subprocess.run(["cp", "-a", str(root), str(folder / "run")], check=True)
     return folder / "run"
+
+
+def without_shards(digests: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in digests.items() if not name.startswith("shards/")}
 
 
 def undistilled(root: Path, folder: Path) -> tuple[Path, Path]:

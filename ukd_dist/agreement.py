@@ -2,14 +2,14 @@
 
 Of views: a teacher's logits speak of the frames, crop and flip that it saw. The teachers of one target must
 have seen the same, and a student that gets a target for each view must see exactly that view. Of folds,
-modalities, fusions and published figures: what one part names, another must have.
+modalities, fusions, published figures and shards from a store: what one part names, another must have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from ukd_dist.config import Evaluate, Selection, Student, Target, Teacher, Training
+from ukd_dist.config import Cluster, Evaluate, Selection, Student, Target, Teacher, Training
 from ukd_dist.data_config import Clip, Data, Views
 from ukd_dist.errors import UsageError
 
@@ -154,6 +154,23 @@ def check_modalities(data: Data, trainings: Sequence[Training], where: str) -> N
                 expected=f"one of data.modalities {list(data.modalities)}",
                 action=f"add {training.modality} to data.modalities",
             )
+
+
+def check_place(data: Data, cluster: Cluster, where: str) -> None:
+    """Refuse shards in an object store that no node has a folder for.
+
+    There is no default: a copy takes as much room as the shards, and the system's temporary folder may be
+    small, or in memory.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if data.shards and data.shards.startswith("s3://") and cluster.shard_cache is None:
+        raise UsageError(
+            f"{where}: data.shards is {data.shards}, and there is no cluster.shard_cache",
+            expected="a folder on every node's own disk with room for a copy of the shards",
+            action="set cluster.shard_cache",
+        )
 
 
 def check_fusion(evaluate: Evaluate, students: Sequence[Student], where: str) -> None:

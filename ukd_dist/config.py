@@ -254,9 +254,25 @@ class Cluster(Settings):
         description="keep each target's running sums: one of a teacher more or less then costs one; those of "
         "best and confidence, which serve no other target, never",
     )
+    shard_cache: Path | None = Field(
+        None,
+        description="folder on each node's own disk, where its processes keep a copy of the shards and read "
+        "them; null: they are read where they lie",
+    )
     metrics_port: int | None = Field(
         0, ge=0, le=65535, description="of the exporter; 0: a free one; null: none"
     )
+
+    @field_validator("shard_cache")
+    @classmethod
+    def _a_nodes_folder_is_absolute(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_absolute():
+            raise SettingsError(
+                f"shard_cache '{folder}' is no absolute path",
+                expected="one that is good on every node; ~ and variables are not replaced",
+                action="write it from / on",
+            )
+        return folder
 
 
 class ExperimentFile(Settings):

@@ -173,13 +173,20 @@ _SETTINGS_OF_SOURCE: dict[str, set[str]] = {
     "csv": {"videos", "splits", "format", "classes", "group_pattern"},
     "synthetic": {"synthetic"},
 }
+_SETTINGS_OF_SHARDING = {"encoding", "max_rejected", "seed", "validation"}
 
 
 class Data(Settings):
     """The videos, their lists, and how shards and clips are made of them."""
 
-    source: Literal["arid", "folder", "csv", "synthetic"] = Field(
-        description="arid: ARID's lists; folder: a folder a class; csv: lists as CSV, or UCF101's or HMDB51's"
+    source: Literal["arid", "folder", "csv", "synthetic"] | None = Field(
+        None,
+        description="arid: ARID's lists; folder: a folder a class; csv: lists as CSV, or UCF101's or "
+        "HMDB51's; null: nothing is sharded, `shards` are taken",
+    )
+    shards: str | None = Field(
+        None,
+        description="finished shards made elsewhere, instead of sharding: s3://bucket/prefix or a folder",
     )
     videos: Path | None = Field(
         None, description="folder that the lists' paths start from; of source: folder, that of the classes"
@@ -238,11 +245,48 @@ class Data(Settings):
             )
         return pattern
 
+    @field_validator("shards")
+    @classmethod
+    def _shards_lie_where_they_can_be_read(cls, place: str | None) -> str | None:
+        scheme, separator, rest = (place or "").partition("://")
+        if place is None or (place and not separator):
+            return place
+        if scheme == "file" and rest.startswith("/"):
+            return rest
+        if scheme == "s3" and rest.strip("/"):
+            return f"s3://{rest.strip('/')}"
+        raise SettingsError(
+            f"shards '{place}'",
+            expected="s3://bucket/prefix, file:///folder or a folder's path",
+            action="correct it",
+        )
+
+    @model_validator(mode="after")
+    def _shards_come_from_somewhere(self) -> Data:
+        if self.source is not None:
+            return self
+        if self.shards is None:
+            raise SettingsError(
+                "source is missing",
+                expected="where the videos are, or `shards` that are finished",
+                action="give one of the two",
+            )
+        for name in sorted(_SETTINGS_OF_SHARDING.union(*_SETTINGS_OF_SOURCE.values())):
+            if self._says(name):
+                raise SettingsError(
+                    f"{name} without a source, where nothing is sharded",
+                    expected="of the settings of sharding only modalities and codec, which `shards` must fit",
+                    action=f"remove {name}, or give the source",
+                )
+        return self
+
     @model_validator(mode="after")
     def _source_is_complete(self) -> Data:
+        if self.source is None:
+            return self
         used = _SETTINGS_OF_SOURCE[self.source]
         for name in sorted(set().union(*_SETTINGS_OF_SOURCE.values()) - used):
-            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+            if self._says(name):
                 raise SettingsError(
                     f"{name} with source: {self.source}, which has no use for it",
                     expected=f"of the settings of sources only {', '.join(sorted(used))}",
@@ -287,3 +331,8 @@ class Data(Settings):
                 action="remove encoding.short_side, or set codec: vp9 or jpeg",
             )
         return self
+
+    def _says(self, name: str) -> bool:
+        """Whether a setting is other than its default."""
+        default = type(self).model_fields[name].get_default(call_default_factory=True)
+        return bool(getattr(self, name) != default)

@@ -71,10 +71,15 @@ def commit(
         for name in sorted(files)
     }
     manifest = Manifest(kind, settings, inputs, records, summary or {})
+    write(directory, manifest)
+    return manifest
+
+
+def write(directory: Path, manifest: Manifest) -> None:
+    """Write a manifest over files that are as it says, which makes the directory finished."""
     document = asdict(manifest)
     document["sha256"] = _sha256_of_document(document)
     write_atomically(directory / FILENAME, json.dumps(document, indent=1).encode())
-    return manifest
 
 
 def read(directory: Path) -> Manifest | None:
@@ -85,10 +90,27 @@ def read(directory: Path) -> Manifest | None:
     """
     path = directory / FILENAME
     try:
-        document = json.loads(path.read_bytes())
+        return parse(path.read_bytes(), str(path), f"remove {directory} to make it again")
+    except FileNotFoundError:
+        return None
+
+
+def parse(payload: bytes, where: str, remedy: str) -> Manifest:
+    """A manifest from the bytes of its file.
+
+    Args:
+        payload: The bytes.
+        where: Names the file in messages.
+        remedy: What to do where it is damaged.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        document = json.loads(payload)
         if document["schema"] != SCHEMA:
             raise DataError(
-                f"{path} has schema {document['schema']}",
+                f"{where} has schema {document['schema']}",
                 expected=f"schema {SCHEMA}",
                 action="use the version of ukd-dist that wrote it, or another root",
             )
@@ -96,13 +118,11 @@ def read(directory: Path) -> Manifest | None:
             raise ValueError("it does not match its own sha256")
         files = {name: FileRecord(**record) for name, record in document.pop("files").items()}
         return Manifest(files=files, **document)
-    except FileNotFoundError:
-        return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"manifest {path} is damaged ({error})",
+            f"manifest {where} is damaged ({error})",
             expected="a manifest as it was written",
-            action=f"remove {directory} to make it again",
+            action=remedy,
         ) from error
 
 

@@ -23,19 +23,19 @@ from ukd_dist.metrics import Committed, exporting
 from ukd_dist.models.catalogue import check
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating
+from ukd_dist.stages.adopt import provide_shards
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import distill
 from ukd_dist.stages.evaluate import evaluate
 from ukd_dist.stages.reduce import reduce
 from ukd_dist.stages.report import report
-from ukd_dist.stages.shard import shard
 from ukd_dist.stages.studied import Scope, Study
 from ukd_dist.stages.study import study as score_targets
 from ukd_dist.stages.teach import teach
 from ukd_dist.status import committed_metrics
 
 STAGES: Mapping[str, Callable[[Context], None]] = {
-    "shard": shard,  # videos to shards
+    "shard": provide_shards,  # videos to shards, or finished shards from elsewhere
     "teach": teach,  # clips of the shards to teachers and their logits
     "reduce": reduce,  # logits to targets
     "distill": distill,  # targets to students
@@ -81,8 +81,9 @@ def run(
     Raises:
         UkdError: What stopped a stage. What was finished stays.
     """
-    if "shard" in stages and experiment.data.source != "synthetic":
-        read_source(experiment.data)  # what is wrong with the lists is said before anything is written
+    data = experiment.data
+    if "shard" in stages and data.shards is None and data.source != "synthetic":
+        read_source(data)  # what is wrong with the lists is said before anything is written
     try:
         with (
             coordinating(experiment) as directory,

@@ -13,6 +13,7 @@ from ukd_dist.agreement import (
     check_folds,
     check_fusion,
     check_modalities,
+    check_place,
     check_published,
     check_selection,
     check_view,
@@ -79,6 +80,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     students = tuple(_student(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
     check_modalities(data, [*fleet.values(), *runs], where)
+    check_place(data, file.cluster, where)
     check_fusion(file.evaluate, runs, where)
     check_published(file.evaluate, runs, where)
     whole = file.model_copy(update={"data": data, "root": file.root.absolute()})
@@ -102,7 +104,12 @@ def _with_absolute_paths(data: Data) -> Data:
         for name, split in data.splits.items()
     }
     videos, classes = data.videos and data.videos.absolute(), data.classes and data.classes.absolute()
-    return data.model_copy(update={"videos": videos, "classes": classes, "splits": splits})
+    known = {"videos": videos, "classes": classes, "shards": _absolute(data.shards), "splits": splits}
+    return data.model_copy(update=known)
+
+
+def _absolute(shards: str | None) -> str | None:
+    return shards if shards is None or shards.startswith("s3://") else str(Path(shards).absolute())
 
 
 def _target(

@@ -120,17 +120,13 @@ def coordinating(experiment: Experiment) -> Iterator[RunDirectory]:
     path = run.root / "coordinator.lock"
     with path.open("ab+", buffering=0) as file:
         if not _lock(file):
-            file.seek(0)
             raise BusyError(
-                f"{run.root} is held by {_holder(file.read())}",
+                f"{run.root} is held by {holder(file)}",
                 expected="one coordinator a root",
                 action="wait for it, or stop it first",
             )
-        file.truncate(0)
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"host": socket.gethostname(), "pid": os.getpid(), "since": started}
         with naming(path):
-            file.write(json.dumps(record).encode())
+            write_holder(file)
         before = run.experiment.read_bytes() if run.experiment.is_file() else None
         write_atomically(run.experiment, experiment.to_yaml().encode())
         try:
@@ -153,10 +149,20 @@ def _lock(file: FileIO) -> bool:
     return False
 
 
-def _holder(record: bytes) -> str:
+def write_holder(file: FileIO) -> None:
+    """Say in a lock's file that this process holds it."""
+    file.truncate(0)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"host": socket.gethostname(), "pid": os.getpid(), "since": started}
+    file.write(json.dumps(record).encode())
+
+
+def holder(file: FileIO) -> str:
+    """Who holds a lock, by its file."""
+    file.seek(0)
     try:
-        holder = json.loads(record)
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        record = json.loads(file.read())
+        return f"process {record['pid']} on {record['host']} since {record['since']}"
     except (ValueError, KeyError):
         return "another process"
 

@@ -26,6 +26,7 @@ from wds2idx import IndexCreator
 from ukd_dist import manifest
 from ukd_dist.data.modalities import FLOW_LEVELS, component, open_writer
 from ukd_dist.data.streams import copy_stream
+from ukd_dist.data.tarchecks import TarChecks
 from ukd_dist.data.video import read_frames
 from ukd_dist.data_config import Codec, Encoding, Modality
 from ukd_dist.errors import DataError, UsageError
@@ -173,13 +174,14 @@ class ShardSet:
     Args:
         directory: The directory.
         check: Verify bytes and sha256 of the tars too, not of the tables and indexes alone.
+        checks: Of the directory's tars, which are then checked as they are read; none: they are not.
 
     Raises:
         UsageError: The directory is not finished.
         DataError: A file is missing, cut off or altered, or the table does not fit the tars.
     """
 
-    def __init__(self, directory: Path, *, check: bool = True) -> None:
+    def __init__(self, directory: Path, *, check: bool = True, checks: TarChecks | None = None) -> None:
         found = manifest.read(directory)
         if found is None or found.kind != "shards":
             raise UsageError(
@@ -201,12 +203,14 @@ class ShardSet:
         indexes = sorted(directory / name for name in found.files if name.endswith(".idx"))
         self._places = {split: self._index(split, indexes) for split in SPLITS}
         self._maps: dict[str, mmap.mmap] = {}
+        self._checks = checks
 
     def read(self, split: SplitName, row: int, name: str) -> npt.NDArray[np.uint8]:
         """A component's bytes, as a view of the mapped tar.
 
         Raises:
             UsageError: The shards lack the component.
+            DataError: The tar was altered there, where tars are checked as they are read.
         """
         tar, components = self._places[split][row]
         if name not in components:
@@ -219,6 +223,8 @@ class ShardSet:
         if tar not in self._maps:
             with (self.directory / tar).open("rb") as file:
                 self._maps[tar] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if self._checks is not None:
+            self._checks.check(tar, self._maps[tar], offset, size)
         return np.frombuffer(self._maps[tar], np.uint8, size, offset)
 
     def _index(self, split: SplitName, indexes: list[Path]) -> list[tuple[str, dict[str, tuple[int, int]]]]:

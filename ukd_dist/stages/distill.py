@@ -16,6 +16,7 @@ import torch
 from ukd_dist import manifest
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_finished
+from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import StudentMember, resolved
@@ -37,6 +38,7 @@ class Work:
     root: Path
     run_name: str
     member: StudentMember
+    shard_cache: Path | None = None
 
 
 def distill(context: Context) -> None:
@@ -55,7 +57,8 @@ def distill(context: Context) -> None:
 def _distill_one(context: Context, member: StudentMember) -> None:
     directory = context.run.student(member.id)
     (directory / ERROR).unlink(missing_ok=True)
-    work = Work(context.run.root, context.experiment.name, member)
+    experiment = context.experiment
+    work = Work(context.run.root, experiment.name, member, experiment.cluster.shard_cache)
     settings = member.settings
     with context.progress.bar(f"student {member.id}", settings.epochs, "epochs") as bar:
         try:
@@ -96,7 +99,7 @@ def train_student(work: Work) -> None:
     run, member = RunDirectory(work.root), work.member
     settings, directory = member.settings, run.student(member.id)
     device = prepare_device(settings, int(os.environ["LOCAL_RANK"]))
-    shards = ShardSet(run.shards)
+    shards = open_to_decode(run.shards, work.shard_cache)
     inputs = student_inputs(run, member)
     model = build_network(settings, len(shards.classes))
     micro_batch = settings.batch_size // settings.workers

@@ -13,6 +13,7 @@ import torch
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.data.knowledge import CHECKS, LOGITS, logits_path, open_finished, write_logits
+from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.views import CENTRE
 from ukd_dist.errors import DataError
@@ -188,7 +189,7 @@ def describe(run: RunDirectory, member: TeacherMember | StudentMember) -> tuple[
     return "student", member.settings.name, target, run.student(member.id)
 
 
-def infer_student(root: Path, member: StudentMember) -> None:
+def infer_student(root: Path, member: StudentMember, shard_cache: Path | None = None) -> None:
     """Write a student's test logits (a Ray task)."""
     run = RunDirectory(root)
     directory = run.student(member.id)
@@ -196,7 +197,7 @@ def infer_student(root: Path, member: StudentMember) -> None:
     assert found is not None
     manifest.verify(directory, found, [WEIGHTS])
     device = prepare_device(member.settings)
-    shards = ShardSet(run.shards)
+    shards = open_to_decode(run.shards, shard_cache)
     model = build_network(member.settings, len(shards.classes))
     load_weights(model, directory / WEIGHTS)
     logits_nc = infer(model.to(device), shards, "test", member.settings, device)
@@ -232,7 +233,8 @@ def _infer_students(context: Context) -> None:
     for member in context.experiment.students:
         directory = run.student(member.id)
         if not context.finished(directory / "logits", "logits", {}, {"student": _digest(directory)}):
-            jobs.append(Job(member.id, infer_student, (run.root, member), member.settings.resources))
+            arguments = (run.root, member, context.experiment.cluster.shard_cache)
+            jobs.append(Job(member.id, infer_student, arguments, member.settings.resources))
     if not jobs:
         return
     with context.progress.bar("evaluation", len(jobs), "students") as bar:

@@ -41,7 +41,7 @@ from ukd_dist.rundir import REJECTS
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.reduce import weighting_of
 
-_PLAN = "plan.json"
+PLAN = "plan.json"
 _PROBES_PER_TASK = 32
 # Streams of random numbers that shuffle the splits. Not their places in SPLITS: shards keep their bytes.
 _ORDER: dict[SplitName, int] = {"train": 0, "test": 1, "validation": 2}
@@ -74,7 +74,7 @@ def shard(context: Context) -> None:
     inputs = {"source": source.digest()}
     if context.finished(directory, "shards", settings, inputs):
         return
-    _claim(directory, settings, inputs)
+    claim(directory, settings, inputs)
     verdicts = {split: _probe_all(context, listed) for split in SPLITS if (listed := getattr(source, split))}
     probed = [verdict for of_split in verdicts.values() for verdict in of_split]
     rejects = [verdict for verdict in probed if verdict.info is None]
@@ -88,11 +88,20 @@ def shard(context: Context) -> None:
     counts = {split: sum(1 for s, _ in samples if s.split == split) for split in verdicts}
     summary = {"samples": counts, "rejected": dict(Counter(v.reason for v in rejects))}
     manifest.commit(directory, "shards", settings, inputs, files, summary)
-    (directory / _PLAN).unlink()
+    (directory / PLAN).unlink()
 
 
 def shard_settings(data: Data, source: Source) -> dict[str, Any]:
-    """The settings that determine the shards' bytes.
+    """The settings that determine the shards' bytes."""
+    return {
+        **stated_settings(data),
+        "classes": list(source.classes),
+        "listed_labels": list(source.listed_labels),
+    }
+
+
+def stated_settings(data: Data) -> dict[str, Any]:
+    """Those of them that an experiment states by itself, without its videos and lists.
 
     Of what was no setting yet when shards were made, nothing is recorded unless it is set.
     """
@@ -105,8 +114,6 @@ def shard_settings(data: Data, source: Source) -> dict[str, Any]:
         "codec": data.codec,
         "encoding": _recorded(data),
         "seed": data.seed,
-        "classes": list(source.classes),
-        "listed_labels": list(source.listed_labels),
     }
 
 
@@ -146,10 +153,10 @@ def _with_videos(context: Context) -> Data:
     return data.model_copy(update={"videos": home / "videos", "splits": {"split0": split}})
 
 
-def _claim(directory: Path, settings: dict[str, Any], inputs: dict[str, str]) -> None:
+def claim(directory: Path, settings: dict[str, Any], inputs: dict[str, str]) -> None:
     """Say what the unfinished directory will hold; what was begun for something else is dropped."""
     plan = json.dumps({"settings": settings, "inputs": inputs}, sort_keys=True).encode()
-    path = directory / _PLAN
+    path = directory / PLAN
     if directory.is_dir() and not path.is_file() and any(directory.iterdir()):
         raise MismatchError(
             f"{directory} holds files that are no run's",

@@ -14,10 +14,12 @@ import torch
 
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode_clips
 from ukd_dist.data.modalities import component
+from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet, SplitName, read_index
 from ukd_dist.data.views import FREE, Batch
 from ukd_dist.data_config import Clip, Modality
 from ukd_dist.errors import UsageError
+from ukd_dist.resolution import load
 from ukd_dist.rundir import REJECTS, RunDirectory, read_json_lines
 
 # When a video is looked at: after a third and after two thirds of its frames.
@@ -86,8 +88,11 @@ def open_shards(place: Path) -> ShardSet:
         UsageError: Neither is finished.
         DataError: A file is missing or damaged; names it.
     """
-    of_run = RunDirectory(place).shards
-    return ShardSet(of_run if of_run.is_dir() else place)
+    run = RunDirectory(place)
+    if not run.shards.is_dir():
+        return ShardSet(place)
+    cache = load(run.experiment).cluster.shard_cache if run.experiment.is_file() else None
+    return open_to_decode(run.shards, cache)
 
 
 def measure(shards: ShardSet, *, seed: int = 0) -> ShardFigures:

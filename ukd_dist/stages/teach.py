@@ -13,6 +13,7 @@ from ukd_dist.cluster import Job
 from ukd_dist.config import Teacher
 from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
+from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.metrics import Recorder
@@ -34,8 +35,15 @@ def teach(context: Context) -> None:
     run, experiment = context.run, context.experiment
     digest = shards_digest(run)
     members = [m for m in experiment.teachers if not _is_finished(context, m, digest)]
+    cache = experiment.cluster.shard_cache
     jobs = [
-        Job(m.id, train_teacher, (run.root, experiment.name, m), m.settings.resources, fresh_process=True)
+        Job(
+            m.id,
+            train_teacher,
+            (run.root, experiment.name, m, cache),
+            m.settings.resources,
+            fresh_process=True,
+        )
         for m in members
     ]
     if not jobs:
@@ -47,12 +55,12 @@ def teach(context: Context) -> None:
     context.run_members("teachers", jobs, run.teacher, epochs, sum(m.settings.epochs for m in members))
 
 
-def train_teacher(root: Path, run_name: str, member: TeacherMember) -> None:
+def train_teacher(root: Path, run_name: str, member: TeacherMember, shard_cache: Path | None = None) -> None:
     """Train one teacher, write its logits on every split, commit it (a Ray task)."""
     run = RunDirectory(root)
     settings, directory = member.settings, run.teacher(member.id)
     device = prepare_device(settings)
-    shards = ShardSet(run.shards)
+    shards = open_to_decode(run.shards, shard_cache)
     model = build_network(settings, len(shards.classes))
     trained_on = rows_trained_on(shards, settings)
     inputs = {"shards": shards.digest}

@@ -1,4 +1,7 @@
-"""Every file of a run's finished directories against the sha256 in its manifest; only reads."""
+"""Every file of a run's finished directories against the sha256 in its manifest; only reads.
+
+Tars of shards that were made elsewhere are read there; the nodes' copies of them are not looked at.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukd_dist import manifest
+from ukd_dist.data.places import place_of
 from ukd_dist.errors import DataError
 from ukd_dist.rundir import RunDirectory
 
@@ -31,7 +35,11 @@ class Verdict:
 
 
 def verify(run: RunDirectory) -> Iterator[Verdict]:
-    """Check one finished directory after another; what is not finished is not spoken of."""
+    """Check one finished directory after another; what is not finished is not spoken of.
+
+    Raises:
+        ResourceError: The place of shards that were made elsewhere cannot be read.
+    """
     for place in PLACES:
         for path in sorted(run.root.glob(f"{place}/{manifest.FILENAME}")):
             yield _verdict(run.root, path.parent)
@@ -55,7 +63,11 @@ def _verdict(root: Path, directory: Path) -> Verdict:
         found = manifest.read(directory)
         assert found is not None, f"{directory} was finished a moment ago"
         files, size = len(found.files), sum(record.bytes for record in found.files.values())
-        manifest.verify(directory, found)
+        place = place_of(directory)
+        here = [n for n in found.files if place.folder == directory or not n.endswith(".tar")]
+        manifest.verify(directory, found, here)
+        for tar in sorted(found.files.keys() - here):
+            place.check(tar, found.files[tar])
     except DataError as error:
         return Verdict(name, files, size, error.problem)
     return Verdict(name, files, size)

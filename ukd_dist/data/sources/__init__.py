@@ -30,6 +30,7 @@ def read_source(data: Data) -> Source:
         DataError: A line cannot be read, videos are missing, a label has no class, a key is unusable, a video
             comes twice, or a class has no training video.
     """
+    assert data.source is not None, "where nothing is sharded, no videos are looked for"
     assert data.videos is not None, "a source of its own has been made by now"
     if not data.videos.is_dir():
         raise UsageError(
