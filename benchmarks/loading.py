@@ -12,7 +12,7 @@ same real videos, in turns, each on one core of this process:
 - pytorchvideo: its own reader (EncodedVideo over PyAV) and its own subsampling, then torch;
 - floor_h264, floor_vp9: decoding a clip's span and nothing else.
 
-Seconds are the process's CPU seconds, so that a busy machine does not decide; those of one clip, which hold
+Seconds are the process's CPU seconds, so that a busy machine does not decide; those of one batch, which hold
 the start of a loader, are taken off. What is not installed is skipped with the reason. H.264 in shards
 (data.codec: copy) needs NVDEC, and has no figure on a CPU. Prints one JSON line and keeps it in
 benchmarks/results/loading.json; with matplotlib, draws docs/loading.svg of it.
@@ -52,10 +52,11 @@ CLIP = Clip(frames=32, stride=2, size=112, short_side=(112, 112), gamma=3.0)
 CODECS: tuple[Codec, ...] = ("vp9", "jpeg")
 BATCH = 16
 CLIPS = 48
-REPEATS = 5
+PASSES = 3
+REPEATS = 3
 RESULT = RESULTS / "loading.json"
 CHART = RESULTS.parents[1] / "docs" / "loading.svg"
-Loader = Callable[[int], Iterator[Any]]
+Loader = Callable[[list[int]], Iterator[Any]]
 
 
 def main() -> None:
@@ -75,6 +76,7 @@ def main() -> None:
         "commit": commit(),
         "hardware": hardware(cores_used=1),
         "clips": CLIPS,
+        "passes": PASSES,
         "repeats": REPEATS,
         "clips_per_second_per_core": {name: round(1e3 / ms, 1) for name, ms in medians.items()},
         "milliseconds": {name: round(ms, 2) for name, ms in medians.items()},
@@ -162,17 +164,17 @@ def open_loaders(sources: Sources) -> tuple[dict[str, Loader], dict[str, str]]:
     """Every loader that runs here, and why the others do not."""
     known: dict[str, Loader] = {
         **pipelines(sources),
-        "webdataset_pyav": lambda count: webdataset_pyav(sources, count),
-        "decord": lambda count: (with_decord(sources, row) for row in range(count)),
-        "torchcodec": lambda count: (with_torchcodec(sources, row) for row in range(count)),
-        "pytorchvideo": lambda count: (with_pytorchvideo(sources, row) for row in range(count)),
-        "floor_h264": lambda count: floor(sources, sources.bytes, count),
-        "floor_vp9": lambda count: floor(sources, sources.stored["vp9", None].videos, count),
+        "webdataset_pyav": partial(webdataset_pyav, sources),
+        "decord": lambda rows: (with_decord(sources, row) for row in rows),
+        "torchcodec": lambda rows: (with_torchcodec(sources, row) for row in rows),
+        "pytorchvideo": lambda rows: (with_pytorchvideo(sources, row) for row in rows),
+        "floor_h264": partial(floor, sources, sources.bytes),
+        "floor_vp9": partial(floor, sources, sources.stored["vp9", None].videos),
     }
     working, skipped = {}, {"ukd_copy": "H.264 needs NVDEC"}
     for name, loader in known.items():
         try:
-            list(loader(1))
+            list(loader([0]))
             working[name] = loader
         except (ImportError, OSError, RuntimeError) as error:
             said = str(error).strip().splitlines()[0]
@@ -183,16 +185,17 @@ def open_loaders(sources: Sources) -> tuple[dict[str, Loader], dict[str, str]]:
 def measure(loaders: dict[str, Loader]) -> dict[str, list[float]]:
     """CPU milliseconds a clip of each loader, once a turn."""
     found: dict[str, list[float]] = {name: [] for name in loaders}
+    few, many = list(range(BATCH)), list(range(CLIPS)) * PASSES
     for _ in range(REPEATS):
         for name, loader in loaders.items():
-            one, all_of_them = (cpu_seconds(loader, count) for count in (1, CLIPS))
-            found[name].append((all_of_them - one) / (CLIPS - 1) * 1e3)
+            seconds = cpu_seconds(loader, many) - cpu_seconds(loader, few)
+            found[name].append(seconds / (len(many) - len(few)) * 1e3)
     return found
 
 
-def cpu_seconds(loader: Loader, count: int) -> float:
+def cpu_seconds(loader: Loader, rows: list[int]) -> float:
     began = time.process_time()
-    for _ in loader(count):
+    for _ in loader(rows):
         pass
     return time.process_time() - began
 
@@ -209,12 +212,16 @@ def pipelines(sources: Sources) -> dict[str, Loader]:
     return found
 
 
-def pipeline(frames: npt.NDArray[np.int64], stored: Stored, clip: Clip, count: int) -> Iterator[Any]:
+def pipeline(frames: npt.NDArray[np.int64], stored: Stored, clip: Clip, rows: list[int]) -> Iterator[Any]:
+    lengths, sizes = frames[rows], stored.sizes[rows]
     encoded = (
         EncodedBatch(
-            [stored.videos[row] for row in batch.rows], frames[batch.rows], stored.sizes[batch.rows], batch
+            [stored.videos[rows[place]] for place in batch.rows],
+            lengths[batch.rows],
+            sizes[batch.rows],
+            batch,
         )
-        for batch in evaluation_batches(frames[:count], clip, BATCH)
+        for batch in evaluation_batches(lengths, clip, BATCH)
     )
     yield from decode(
         encoded,
@@ -227,9 +234,9 @@ def pipeline(frames: npt.NDArray[np.int64], stored: Stored, clip: Clip, count: i
     )
 
 
-def webdataset_pyav(sources: Sources, count: int) -> Iterator[torch.Tensor]:
-    samples = webdataset.WebDataset([str(sources.tar)], shardshuffle=False, empty_check=False)
-    for row, sample in zip(range(count), samples, strict=False):
+def webdataset_pyav(sources: Sources, rows: list[int]) -> Iterator[torch.Tensor]:
+    samples = webdataset.WebDataset([str(sources.tar)], shardshuffle=False, empty_check=False).repeat()
+    for row, sample in zip(rows, samples, strict=False):
         yield finish(decoded(sample["rgb.mp4"], sources.wanted(row), in_rgb=True))
 
 
@@ -248,8 +255,8 @@ def decoded(video: bytes, wanted: np.ndarray, *, in_rgb: bool) -> list[np.ndarra
     return [kept[number] for number in wanted]
 
 
-def floor(sources: Sources, videos: Sequence[Any], count: int) -> Iterator[list[np.ndarray]]:
-    for row in range(count):
+def floor(sources: Sources, videos: Sequence[Any], rows: list[int]) -> Iterator[list[np.ndarray]]:
+    for row in rows:
         yield decoded(videos[row], sources.wanted(row), in_rgb=False)
 
 

@@ -29,6 +29,12 @@ class Resources(Settings):
         "auto", description="where clips are decoded; auto: on the process's GPU where it has one"
     )
 
+    frame_cache_gib: float | None = Field(
+        None,
+        gt=0,
+        description="host memory for a process's decoded training videos, GiB; null decodes clips one by one",
+    )
+
     @model_validator(mode="after")
     def _several_gpus_are_whole(self) -> Resources:
         if self.gpus > 1 and not self.gpus.is_integer():

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 
 from ukd_dist.data import frames, jpegs
-from ukd_dist.data.modalities import component, stored_codec
-from ukd_dist.data.shards import ShardSet, SplitName
-from ukd_dist.data.streams import check_cpu_decodes
+from ukd_dist.data.frame_cache import FrameCache
+from ukd_dist.data.shards import Rows, ShardSet, SplitName
+from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.views import Batch, frame_numbers, windows
 from ukd_dist.data_config import Clip, Codec, Modality
 
@@ -70,6 +70,7 @@ def decode_clips(
     batch_size: int,
     device: torch.device,
     decoder: torch.device | None = None,
+    cache: FrameCache | None = None,
     num_threads: int = 1,
 ) -> Iterator[Clips]:
     """Decode the batches' clips in order.
@@ -83,29 +84,34 @@ def decode_clips(
         batch_size: Largest number of rows of a batch.
         device: Where the clips are wanted.
         decoder: What decodes them: cuda with NVDEC and nvJPEG, cpu with DALI's software; default: `device`.
+        cache: Of this split and modality, with all rows of the batches; they are not decoded then.
         num_threads: DALI's threads.
 
     Yields:
-        The clips on `device`.
+        The clips on `device`; on a CPU valid until the next ones are asked for.
 
     Raises:
         UsageError: The shards lack the component, or its codec needs NVDEC and the decoder is a CPU.
     """
     decoder = decoder or device
-    labels = torch.from_numpy(shards.rows[split].labels)
-    codec = stored_codec(modality, shards.codec)
-    encoded = _encoded(shards, split, modality, batches, on_cpu=decoder.type == "cpu")
-    for clips_bcthw, rows_b, views_b in decode(
-        encoded,
-        modality,
-        clip,
-        batch_size=batch_size,
-        flow_bound=shards.encoding.flow_bound,
-        device=device,
-        decoder=decoder,
-        codec=codec,
-        num_threads=num_threads,
-    ):
+    videos = StoredVideos(shards, split, modality, decoder)
+    bound, labels = shards.encoding.flow_bound, torch.from_numpy(videos.rows.labels)
+    if cache is not None:
+        shown = ((_from_memory(cache, videos.rows, batch, clip), batch) for batch in batches)
+        made = _clips(shown, "decoded", modality, clip, batch_size, bound, device, decoder, num_threads)
+    else:
+        made = decode(
+            _encoded(videos, batches),
+            modality,
+            clip,
+            batch_size=batch_size,
+            flow_bound=bound,
+            device=device,
+            decoder=decoder,
+            codec=videos.codec,
+            num_threads=num_threads,
+        )
+    for clips_bcthw, rows_b, views_b in made:
         yield Clips(clips_bcthw, rows_b.to(device), views_b.to(device), labels[rows_b].to(device))
 
 
@@ -135,58 +141,65 @@ def decode(
         num_threads: DALI's threads.
 
     Yields:
-        The clips, float32 `[batch, channels, frames, size, size]` on `device`; on the CPU their row numbers
-        and the numbers of their stored views, int64.
+        The clips, float32 `[batch, channels, frames, size, size]` on `device`, on a CPU valid until the next
+        ones are asked for; on the CPU their row numbers and the numbers of their stored views, int64.
     """
+    shown = ((_shown(batch, clip, codec), batch.views) for batch in encoded)
+    form: frames.Form = "stills" if codec == "jpeg" else "video"
+    yield from _clips(
+        shown, form, modality, clip, batch_size, flow_bound, device, decoder or device, num_threads
+    )
+
+
+def _clips(
+    batches: Iterable[tuple[frames.Shown, Batch]],
+    form: frames.Form,
+    modality: Modality,
+    clip: Clip,
+    batch_size: int,
+    flow_bound: float,
+    device: torch.device,
+    decoder: torch.device,
+    num_threads: int,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     pending: deque[Batch] = deque()
 
     def shown() -> Iterator[frames.Shown]:
-        for batch in encoded:
-            pending.append(batch.views)
-            yield _shown(batch, clip, codec)
+        for content, views in batches:
+            pending.append(views)
+            yield content
 
-    single = codec == "jpeg"
     # Copies on one stream of their own: waiting for them must not wait for the training step before.
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    shape = CHANNELS[modality], clip.frames, clip.size, clip.size
+    # On a CPU one piece of memory serves all batches: asking for it anew costs a quarter of the work on it.
+    memory = torch.empty((batch_size, *shape)) if device.type == "cpu" else None
     for videos in frames.resized(
         shown(),
-        "stills" if single else "video",
+        form,
         modality,
         size=clip.size,
         antialias=clip.antialias,
         flow_bound=flow_bound,
-        batch_size=batch_size * clip.frames if single else batch_size,
-        device=decoder or device,
+        batch_size=batch_size * clip.frames if form == "stills" else batch_size,
+        device=decoder,
         num_threads=num_threads,
     ):
-        batch = pending.popleft()
+        views = pending.popleft()
         with torch.cuda.stream(copying):
-            clips_bcthw = _finished(videos, batch, modality, clip, device)
+            clips_bcthw = torch.empty((len(videos), *shape), device=device) if memory is None else memory
+            clips_bcthw = clips_bcthw[: len(videos)]
+            _finish(videos, views, modality, clip.gamma, clips_bcthw)
         if copying is not None:
             copying.synchronize()
             clips_bcthw.record_stream(torch.cuda.current_stream(device))
-        yield clips_bcthw, torch.from_numpy(batch.rows), torch.from_numpy(batch.views)
+        yield clips_bcthw, torch.from_numpy(views.rows), torch.from_numpy(views.views)
 
 
-def _encoded(
-    shards: ShardSet,
-    split: SplitName,
-    modality: Modality,
-    batches: Iterable[Batch],
-    *,
-    on_cpu: bool,
-) -> Iterator[EncodedBatch]:
-    rows, name = shards.rows[split], component(modality, shards.codec)
-    unchecked = on_cpu and stored_codec(modality, shards.codec) == "copy"
-    sound: set[int] = set()
+def _encoded(videos: StoredVideos, batches: Iterable[Batch]) -> Iterator[EncodedBatch]:
     for batch in batches:
-        videos = [shards.read(split, int(row), name) for row in batch.rows]
-        if unchecked:
-            for row, video in zip(batch.rows.tolist(), videos, strict=True):
-                if row not in sound:
-                    check_cpu_decodes(video, f"'{rows.keys[row]}' in {shards.directory}")
-                    sound.add(row)
-        yield EncodedBatch(videos, rows.frames[batch.rows], rows.sizes[batch.rows], batch)
+        read = [videos.read(row) for row in batch.rows.tolist()]
+        yield EncodedBatch(read, videos.rows.frames[batch.rows], videos.rows.sizes[batch.rows], batch)
 
 
 def _shown(batch: EncodedBatch, clip: Clip, codec: Codec) -> frames.Shown:
@@ -197,18 +210,21 @@ def _shown(batch: EncodedBatch, clip: Clip, codec: Codec) -> frames.Shown:
     return frames.Shown(content, numbers, windows(batch.views, batch.sizes, clip.size))
 
 
-def _finished(
-    videos: list[torch.Tensor], batch: Batch, modality: Modality, clip: Clip, device: torch.device
-) -> torch.Tensor:
-    """One clip of each video's resized frames `[frames, size, size, channels]`; the last one is repeated."""
-    shape = len(videos), CHANNELS[modality], clip.frames, clip.size, clip.size
-    clips_bcthw = torch.empty(shape, device=device)
-    for clip_cthw, frames_thwc, mirrored in zip(clips_bcthw, videos, batch.mirror, strict=True):
+def _from_memory(cache: FrameCache, rows: Rows, batch: Batch, clip: Clip) -> frames.Shown:
+    numbers = frame_numbers(batch, rows.frames[batch.rows], clip)
+    content = [cache.read(row, shown) for row, shown in zip(batch.rows.tolist(), numbers, strict=True)]
+    return frames.Shown(content, numbers, windows(batch, rows.sizes[batch.rows], clip.size))
+
+
+def _finish(
+    videos: list[torch.Tensor], views: Batch, modality: Modality, gamma: float, clips_bcthw: torch.Tensor
+) -> None:
+    """Make one clip of each video's resized frames `[frames, size, size, channels]`; the last is repeated."""
+    for clip_cthw, frames_thwc, mirrored in zip(clips_bcthw, videos, views.mirror, strict=True):
         there = len(frames_thwc)
-        part = clip_cthw[:, :there].copy_(frames_thwc.to(device).permute(3, 0, 1, 2))
+        part = clip_cthw[:, :there].copy_(frames_thwc.to(clips_bcthw.device).permute(3, 0, 1, 2))
         if modality == "rgb":
-            part.mul_(1 / 255).pow_(1 / clip.gamma).sub_(RGB_MEAN).mul_(1 / RGB_STD)
+            part.mul_(1 / 255).pow_(1 / gamma).sub_(RGB_MEAN).mul_(1 / RGB_STD)
         elif mirrored:
             part[0].neg_()
         clip_cthw[:, there:] = part[:, -1:]
-    return clips_bcthw

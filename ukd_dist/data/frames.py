@@ -10,7 +10,7 @@ No frame is asked for twice: DALI decodes a repeated one again, from its key fra
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,51 +86,11 @@ def resized(
             )
             yield [frame for frames in shown.content for frame in frames], *corners
 
-    built = _build(columns(), form, modality, size, antialias, flow_bound, batch_size, device, num_threads)
-    while True:
-        try:
-            (frames,) = built.run()
-        except StopIteration:
-            return
-        if form == "stills":
-            yield list(torch.split(from_dlpack(frames.as_tensor()), stills.popleft()))
-        else:
-            yield [from_dlpack(video) for video in frames]
+    def graph(content: Any, *others: Any) -> Any:
+        from nvidia.dali import fn, types
 
-
-def _build(
-    source: Iterator[tuple[Any, ...]],
-    form: Form,
-    modality: Modality,
-    size: int,
-    antialias: bool,
-    flow_bound: float,
-    batch_size: int,
-    device: torch.device,
-    num_threads: int,
-) -> Any:
-    from nvidia.dali import fn, pipeline_def, types
-
-    on_gpu = device.type == "cuda"
-    decoder = "mixed" if on_gpu else "cpu"
-
-    @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=batch_size,
-        num_threads=num_threads,
-        device_id=(device.index or 0) if on_gpu else None,
-        prefetch_queue_depth=2,
-    )
-    def pipeline() -> Any:
-        content, *numbers, begin, end = fn.external_source(
-            source=source, num_outputs=4 if form == "video" else 3, batch=True
-        )
-        if form == "stills":
-            # The CPU's way of enlarging chroma, on a GPU too: one network, one picture.
-            frames = fn.decoders.image(content, device=decoder, jpeg_fancy_upsampling=True)
-        elif form == "video":
-            frames = fn.decoders.video(content, device=decoder, frames=numbers[0])
-        else:
-            frames = fn.reshape(content.gpu() if on_gpu else content, layout="FHWC")
+        *numbers, begin, end = others
+        frames = _decoded(content, form, device, *numbers)
         return fn.resize(
             _flow(frames, flow_bound) if modality == "flow" else frames,
             size=[size, size],
@@ -142,9 +102,89 @@ def _build(
             interp_type=types.INTERP_LINEAR,
         )
 
+    inputs = 4 if form == "video" else 3
+    for frames in _run(graph, columns(), inputs, batch_size, device, num_threads):
+        if form == "stills":
+            yield list(torch.split(from_dlpack(frames.as_tensor()), stills.popleft()))
+        else:
+            yield [from_dlpack(video) for video in frames]
+
+
+def whole(
+    videos: Iterable[Any],
+    form: Form,
+    modality: Modality,
+    *,
+    most_frames: int,
+    device: torch.device,
+    num_threads: int,
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Decode videos from their first to their last frame.
+
+    Args:
+        videos: Encoded videos, or lists of JPEG frames.
+        form: Which of the two.
+        modality: What the pictures hold.
+        most_frames: Of any of the videos.
+        device: What decodes.
+        num_threads: DALI's threads.
+
+    Yields:
+        Of each video what `Shown.content` takes as decoded: uint8 `[frames, height, width, 3]`, or of flow's
+        pictures one channel and both halves; in memory of its own.
+    """
+    single = form == "stills"
+
+    def graph(content: Any) -> Any:
+        frames = _decoded(content, form, device)
+        return frames[:, :, :, 0:1] if modality == "flow" else frames
+
+    columns = ((list(video) if single else [video],) for video in videos)
+    for frames in _run(graph, columns, 1, most_frames if single else 1, device, num_threads):
+        on_host = frames.as_cpu()
+        yield np.array(on_host.as_tensor() if single else on_host[0])
+
+
+def _run(
+    graph: Callable[..., Any],
+    columns: Iterator[tuple[Any, ...]],
+    inputs: int,
+    batch_size: int,
+    device: torch.device,
+    num_threads: int,
+) -> Iterator[Any]:
+    """What DALI makes of each entry of `columns`."""
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=(device.index or 0) if device.type == "cuda" else None,
+        prefetch_queue_depth=2,
+    )
+    def pipeline() -> Any:
+        return graph(*fn.external_source(source=columns, num_outputs=inputs, batch=True))
+
     built = pipeline()
     built.build()
-    return built
+    while True:
+        try:
+            (made,) = built.run()
+        except StopIteration:
+            return
+        yield made
+
+
+def _decoded(content: Any, form: Form, device: torch.device, numbers: Any = None) -> Any:
+    from nvidia.dali import fn
+
+    backend = "mixed" if device.type == "cuda" else "cpu"
+    if form == "stills":
+        # The CPU's way of enlarging chroma, on a GPU too: one network, one picture.
+        return fn.decoders.image(content, device=backend, jpeg_fancy_upsampling=True)
+    if form == "video":
+        return fn.decoders.video(content, device=backend, frames=numbers)
+    return fn.reshape(content.gpu() if device.type == "cuda" else content, layout="FHWC")
 
 
 def _flow(frames: Any, bound: float) -> Any:

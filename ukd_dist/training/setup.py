@@ -12,7 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from ukd_dist.config import Training
 from ukd_dist.data.clips import CHANNELS, Clips, decode_clips
+from ukd_dist.data.frame_cache import FrameCache
 from ukd_dist.data.shards import ShardSet, SplitName
+from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.views import evaluation_batches, training_batches
 from ukd_dist.data_config import Views
 from ukd_dist.models.networks import VideoNetwork, build
@@ -90,6 +92,7 @@ def training_clips(
         stored=stored,
         rows=rows,
     )
+    everyone = np.arange(len(shards.rows["train"])) if rows is None else rows
     return decode_clips(
         shards,
         "train",
@@ -99,6 +102,7 @@ def training_clips(
         batch_size=settings.batch_size // world_size,
         device=device,
         decoder=_decoder(settings, device),
+        cache=_cache(shards, settings, everyone, _decoder(settings, device)),
         num_threads=_threads(settings),
     )
 
@@ -133,6 +137,19 @@ def supervised(settings: Training) -> Objective:
         return {"total": loss, "ce": loss}
 
     return objective
+
+
+def _cache(
+    shards: ShardSet, settings: Training, rows: npt.NDArray[np.int64], decoder: torch.device
+) -> FrameCache | None:
+    most_gib = settings.resources.frame_cache_gib
+    if most_gib is None:
+        return None
+    videos = StoredVideos(shards, "train", settings.modality, decoder)
+    threads = _threads(settings)
+    return FrameCache(
+        videos, settings.modality, rows, most_gib=most_gib, decoder=decoder, num_threads=threads
+    )
 
 
 def _threads(settings: Training) -> int:
