@@ -22,12 +22,14 @@ from tests.data.test_clips import decoded, film, grey, levels, scene, views, who
 from tests.finished_shards import finish
 from ukd_dist.data import jpegs
 from ukd_dist.data.clips import decode_clips
+from ukd_dist.data.frame_cache import FrameCache
 from ukd_dist.data.jpegs import JpegEncoder, full_range
 from ukd_dist.data.modalities import component
 from ukd_dist.data.shards import Sample, ShardSet, encode_sample
+from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import Frame, probe, read_frames
-from ukd_dist.data.views import evaluation_batches
+from ukd_dist.data.views import evaluation_batches, training_batches
 from ukd_dist.data_config import Clip, Codec, Encoding
 from ukd_dist.errors import DataError, UsageError
 
@@ -337,6 +339,32 @@ def clips_of(shards: ShardSet, device: torch.device = CPU) -> list[np.ndarray]:
     batches = evaluation_batches(shards.rows["train"].frames, clip, 2)
     made = decode_clips(shards, "train", "rgb", clip, batches, batch_size=2, device=device)
     return [clips.clips_bcthw.numpy().copy() for clips in made]
+
+
+@pytest.mark.parametrize("codec", ["vp9", "jpeg", "copy"])
+def test_clips_of_frames_in_memory_are_those_decoded_one_by_one(tmp_path: Path, codec: Codec) -> None:
+    paths = [
+        source(tmp_path / f"video{row}.webm", [scene(n + 40 * row) for n in range(5 + 4 * row)])
+        for row in range(3)
+    ]
+    shards = shard_of(tmp_path / codec, paths, codec)
+    clip = Clip(frames=4, stride=2, size=48, short_side=(48, 64))
+    rows = shards.rows["train"]
+    cache = FrameCache(
+        StoredVideos(shards, "train", "rgb", CPU),
+        "rgb",
+        np.arange(3),
+        most_gib=0.1,
+        decoder=CPU,
+        num_threads=1,
+    )
+
+    def made(cache: FrameCache | None) -> list[np.ndarray]:
+        batches = training_batches(rows.frames, clip, seed=3, epochs=range(4), batch_size=3)
+        found = decode_clips(shards, "train", "rgb", clip, batches, batch_size=3, device=CPU, cache=cache)
+        return [clips.clips_bcthw.numpy().copy() for clips in found]
+
+    np.testing.assert_array_equal(made(cache), made(None))
 
 
 def test_the_same_views_of_the_same_videos_look_the_same_in_every_codec(tmp_path: Path) -> None:

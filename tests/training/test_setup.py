@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 
-from ukd_dist.config import Teacher
+from ukd_dist.config import Resources, Teacher
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data_config import Modality, Views
+from ukd_dist.errors import UsageError
 from ukd_dist.training.setup import evaluation_clips, training_clips
 
 CPU = torch.device("cpu")
@@ -53,6 +55,43 @@ def test_one_two_and_three_ranks_are_shown_the_same_pixels_of_each_sample(
     for world_size in (2, 3):
         ranks = [steps_of(shards, settings, rank, world_size, stored) for rank in range(world_size)]
         assert [list(chain(*shares)) for shares in zip(*ranks, strict=True)] == alone
+
+
+@pytest.mark.parametrize("modality", ["rgb", "flow"])
+def test_frames_kept_in_memory_show_the_same_pixels(shards: ShardSet, modality: Modality) -> None:
+    settings = training(modality, batch_size=4)
+    kept = settings.model_copy(update={"resources": Resources(frame_cache_gib=0.1)})
+    assert steps_of(shards, kept, 0, 1, None) == steps_of(shards, settings, 0, 1, None)
+
+
+def test_only_the_rows_that_are_trained_on_take_memory(shards: ShardSet) -> None:
+    rows = np.array([1, 4, 6])
+    table = shards.rows["train"]
+    needed = int((table.frames[rows] * table.sizes[rows].prod(axis=1)).sum()) * 3
+    resources = Resources(frame_cache_gib=needed / 2**30)
+    kept = training("rgb", batch_size=3).model_copy(update={"resources": resources})
+    seen = [batch.rows_b.tolist() for batch in training_clips(shards, kept, range(2), CPU, rows=rows)]
+    assert [sorted(step) for step in seen] == [[1, 4, 6], [1, 4, 6]]
+
+
+@pytest.mark.parametrize(("modality", "channels"), [("rgb", 3), ("flow", 2)])
+def test_more_frames_than_the_memory_given_are_refused_before_they_are_decoded(
+    shards: ShardSet, modality: Modality, channels: int
+) -> None:
+    rows = shards.rows["train"]
+    needed = int((rows.frames * rows.sizes.prod(axis=1)).sum()) * channels
+    settings = training(modality, batch_size=4)
+
+    def open_clips(gib: float) -> object:
+        kept = settings.model_copy(update={"resources": Resources(frame_cache_gib=gib)})
+        return next(training_clips(shards, kept, range(1), CPU))
+
+    open_clips(needed / 2**30)
+    with pytest.raises(
+        UsageError, match=rf"^the decoded {modality} frames of 8 videos take 0\.0\d GiB"
+    ) as raised:
+        open_clips((needed - 1) / 2**30)
+    assert "resources.frame_cache_gib" in raised.value.expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 16])
