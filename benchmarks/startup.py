@@ -2,7 +2,7 @@
 
 Shards as many as ARID's are made of the real clips at hand, each many times, as VP9 at the sources' size. A
 fresh process then opens them as a training does and asks for its first batch of 16 clips: imports, opening
-(where every byte of the tars is hashed; or, of a node's copy by cluster.shard_cache, of the tables alone), and
+(where all bytes of the tars are hashed; or, of a node's copy by cluster.shard_cache, of the tables alone), and
 DALI's start with the first batch. Prints one JSON line and keeps it in benchmarks/results/startup.json.
 """
 
