@@ -2,8 +2,8 @@
 
 Shards as many as ARID's are made of the real clips at hand, each many times, as VP9 at the sources' size. A
 fresh process then opens them as a training does and asks for its first batch of 16 clips: imports, opening
-(where all bytes of the tars are hashed; or, of a node's copy by cluster.shard_cache, of the tables alone), and
-DALI's start with the first batch. Prints one JSON line and keeps it in benchmarks/results/startup.json.
+(where all bytes of the tars are hashed; of a copy by cluster.shard_cache, those of the tables), and DALI's
+start with the first batch. Prints one JSON line and keeps it in benchmarks/results/startup.json.
 """
 
 from __future__ import annotations

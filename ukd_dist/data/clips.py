@@ -220,11 +220,12 @@ def _finish(
     videos: list[torch.Tensor], views: Batch, modality: Modality, gamma: float, clips_bcthw: torch.Tensor
 ) -> None:
     """Make one clip of each video's resized frames `[frames, size, size, channels]`; the last is repeated."""
+    scale = 255 ** (-1 / gamma) / RGB_STD
     for clip_cthw, frames_thwc, mirrored in zip(clips_bcthw, videos, views.mirror, strict=True):
         there = len(frames_thwc)
         part = clip_cthw[:, :there].copy_(frames_thwc.to(clips_bcthw.device).permute(3, 0, 1, 2))
         if modality == "rgb":
-            part.mul_(1 / 255).pow_(1 / gamma).sub_(RGB_MEAN).mul_(1 / RGB_STD)
+            part.pow_(1 / gamma).mul_(scale).sub_(RGB_MEAN / RGB_STD)
         elif mirrored:
             part[0].neg_()
         clip_cthw[:, there:] = part[:, -1:]
