@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 VOCABULARY = {
     "agreement",
+    "clip_config",
     "errors",
     "config",
     "data_config",

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ukd_dist import pipeline
+from ukd_dist.clip_config import Views
 from ukd_dist.config import ExperimentFile, Student, Target, Teacher
-from ukd_dist.data_config import Views
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.method.weighting import Method, Weighting

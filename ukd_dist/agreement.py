@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from ukd_dist.clip_config import Clip, Views
 from ukd_dist.config import Cluster, Evaluate, Selection, Student, Target, Teacher, Training
-from ukd_dist.data_config import Clip, Data, Views
+from ukd_dist.data_config import Data
 from ukd_dist.errors import UsageError
 
 _SHOWN = 5

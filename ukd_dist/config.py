@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ukd_dist.data_config import Clip, Data, Folds, Modality, Views
+from ukd_dist.clip_config import Clip, Views
+from ukd_dist.data_config import Data, Folds, Modality
 from ukd_dist.settings import Name, Settings, SettingsError
 
 Percent = Annotated[float, Field(ge=0, le=100)]

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
+from ukd_dist.clip_config import Views
 from ukd_dist.config import Cluster, Evaluate, Student, Target, Teacher, Training
-from ukd_dist.data_config import Data, Views
+from ukd_dist.data_config import Data
 
 
 @dataclass(frozen=True)

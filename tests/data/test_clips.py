@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ukd_dist.clip_config import Clip, Views
 from ukd_dist.data import jpegs
 from ukd_dist.data.clips import (
     CHANNELS,
@@ -26,7 +27,7 @@ from ukd_dist.data.modalities import pack_flow
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.video import Frame, Vp9Encoder, read_frames
 from ukd_dist.data.views import FREE, Batch, evaluation_batches, training_batches
-from ukd_dist.data_config import Clip, Codec, Modality, Views
+from ukd_dist.data_config import Codec, Modality
 from ukd_dist.errors import UsageError
 
 CPU = torch.device("cpu")

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tests.data.odd_videos import Maker, turned
 from tests.data.test_clips import decoded, film, grey, levels, scene, views, whole
 from tests.finished_shards import finish
+from ukd_dist.clip_config import Clip
 from ukd_dist.data import jpegs
 from ukd_dist.data.clips import decode_clips
 from ukd_dist.data.frame_cache import FrameCache
@@ -30,7 +31,7 @@ from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import Frame, probe, read_frames
 from ukd_dist.data.views import evaluation_batches, training_batches
-from ukd_dist.data_config import Clip, Codec, Encoding
+from ukd_dist.data_config import Codec, Encoding
 from ukd_dist.errors import DataError, UsageError
 
 CODECS: tuple[Codec, ...] = ("vp9", "copy", "jpeg")

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import EncodedBatch, decode
 from ukd_dist.data.modalities import (
     FlowWriter,
@@ -28,7 +29,7 @@ from ukd_dist.data.modalities import (
 )
 from ukd_dist.data.video import Frame, Vp9Encoder, read_frames
 from ukd_dist.data.views import evaluation_batches
-from ukd_dist.data_config import Clip, Codec, Encoding, FlowMethod, Modality
+from ukd_dist.data_config import Codec, Encoding, FlowMethod, Modality
 
 SIDE, FRAMES = 128, 12
 ENCODING = Encoding()

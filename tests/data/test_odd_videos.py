@@ -35,11 +35,12 @@ from tests.data.odd_videos import (
     wide_pixels,
     without_index,
 )
+from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
 from ukd_dist.data.shards import Sample, encode_sample
 from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
 from ukd_dist.data.views import evaluation_batches
-from ukd_dist.data_config import Clip, Encoding
+from ukd_dist.data_config import Encoding
 
 SIDE = 32
 SOUND, PORTRAIT = "sound", (HEIGHT, WIDTH)

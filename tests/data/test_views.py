@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ukd_dist.clip_config import Clip, Views
 from ukd_dist.data.views import (
     FREE,
     Batch,
@@ -22,7 +23,6 @@ from ukd_dist.data.views import (
     training_batches,
     windows,
 )
-from ukd_dist.data_config import Clip, Views
 
 WORLD_SIZES = (1, 2, 3, 6)
 SMALL = Clip(frames=4, stride=2, size=16, short_side=(16, 20))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ukd_dist.data_config import Clip
+from ukd_dist.clip_config import Clip
 from ukd_dist.errors import UsageError
 from ukd_dist.models.catalogue import NETWORKS, check
 from ukd_dist.models.networks import build

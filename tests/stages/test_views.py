@@ -9,11 +9,11 @@ import torch
 
 from tests.stages import fake_run
 from ukd_dist import manifest
+from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.knowledge import LOGITS, open_rows, write_logits, write_target
 from ukd_dist.data.shards import Rows, ShardSet
 from ukd_dist.data.views import training_batches
-from ukd_dist.data_config import Clip
 from ukd_dist.experiment import StudentMember
 from ukd_dist.method.losses import distillation_loss
 from ukd_dist.method.weighting import Weighting

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ukd_dist.clip_config import Views
 from ukd_dist.config import Resources, Teacher
 from ukd_dist.data.shards import ShardSet
-from ukd_dist.data_config import Views
 from ukd_dist.models.networks import VideoNetwork
 from ukd_dist.training.inference import infer
 from ukd_dist.training.setup import build_network, evaluation_clips

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from ukd_dist.clip_config import Views
 from ukd_dist.config import Resources, Teacher
 from ukd_dist.data.shards import ShardSet
-from ukd_dist.data_config import Modality, Views
+from ukd_dist.data_config import Modality
 from ukd_dist.errors import UsageError
 from ukd_dist.training.setup import evaluation_clips, training_clips
 

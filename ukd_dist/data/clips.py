@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ukd_dist.clip_config import Clip
 from ukd_dist.data import frames, jpegs
 from ukd_dist.data.frame_cache import FrameCache
 from ukd_dist.data.shards import Rows, ShardSet, SplitName
 from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.views import Batch, frame_numbers, windows
-from ukd_dist.data_config import Clip, Codec, Modality
+from ukd_dist.data_config import Codec, Modality
 
 # Gamma-corrected dark videos are far from ImageNet's statistics; one mean and deviation serve every channel.
 RGB_MEAN, RGB_STD = 0.45, 0.225

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from ukd_dist import manifest
+from ukd_dist.clip_config import Views
 from ukd_dist.data.rowarray import Checks, RowArray, open_arrays
 from ukd_dist.data.shards import Rows, SplitName
-from ukd_dist.data_config import Views
 from ukd_dist.errors import DataError, MismatchError
 
 METADATA = "ukd_dist"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.data_config import Clip, Views
+from ukd_dist.clip_config import Clip, Views
 
 _ORDER, _VIEW, _STORED, _TURN = 0, 1, 2, 3  # purposes: separate streams of random numbers
 _NUMBERS_PER_VIEW = 5

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ukd_dist.data_config import Clip
+from ukd_dist.clip_config import Clip
 from ukd_dist.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ukd_dist.data_config import Clip
+from ukd_dist.clip_config import Clip
 from ukd_dist.models.catalogue import NETWORKS, check
 
 _TORCHVISION_SCHEMAS = (

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, decode_clips
 from ukd_dist.data.modalities import component
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet, SplitName, read_index
 from ukd_dist.data.views import FREE, Batch
-from ukd_dist.data_config import Clip, Modality
+from ukd_dist.data_config import Modality
 from ukd_dist.errors import UsageError
 from ukd_dist.resolution import load
 from ukd_dist.rundir import REJECTS, RunDirectory, read_json_lines

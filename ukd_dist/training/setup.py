@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from ukd_dist.clip_config import Views
 from ukd_dist.config import Training
 from ukd_dist.data.clips import CHANNELS, Clips, decode_clips
 from ukd_dist.data.frame_cache import FrameCache
 from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.views import evaluation_batches, training_batches
-from ukd_dist.data_config import Views
 from ukd_dist.models.networks import VideoNetwork, build
 from ukd_dist.training.loop import Objective
 
