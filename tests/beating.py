@@ -1,7 +1,7 @@
 """A driver, `python -m tests.beating FOLDER JOBS`: jobs that run until FOLDER/end is there.
 
-Each writes where it runs to FOLDER/<job>.beats, ten times a second. The driver writes to FOLDER/nodes whenever
-the live nodes become others.
+Each writes where it runs to FOLDER/<job>.beats, ten times a second. The driver writes to FOLDER/nodes
+whenever the live nodes become others.
 """
 
 from __future__ import annotations

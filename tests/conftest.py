@@ -56,7 +56,7 @@ def store(server: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture(scope="module")
 def start_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Nodes]]:
-    """Starts clusters of network namespaces, by what `Nodes` takes after its folder; they end with the module."""
+    """Starts clusters of network namespaces for a module; takes what `Nodes` does, but the folder."""
     if reason := links.missing():
         pytest.skip(reason)
     with ExitStack() as stack:

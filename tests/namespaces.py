@@ -153,10 +153,11 @@ class Nodes:
         ray_start.terminate()
 
     def restart_head(self) -> None:
-        """Kill the head, then the other nodes, and start a new cluster of as many under the same address."""
-        for node in self._nodes:
+        """Kill the head, then the other nodes, and start them again: a new cluster under the same address."""
+        nodes = [node for node in self._nodes if node == 0 or self.is_up(node)]
+        for node in nodes:
             self.kill(node)
-        self.start(*self._nodes)
+        self.start(*nodes)
 
     def is_up(self, node: int) -> bool:
         """Whether Ray runs there still."""
