@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests import links
 from tests.finished_shards import finish
+from tests.namespaces import Nodes
 from tests.store import Store, serving
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import Sample, ShardSet, SplitName, encode_sample
@@ -49,6 +52,17 @@ def store(server: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     return server
+
+
+@pytest.fixture(scope="module")
+def start_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Nodes]]:
+    """Starts clusters of network namespaces for a module; takes what `Nodes` does, but the folder."""
+    if reason := links.missing():
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        yield lambda *arguments, **named: stack.enter_context(
+            Nodes(tmp_path_factory.mktemp("nodes"), *arguments, **named)
+        )
 
 
 @pytest.fixture(scope="session")
