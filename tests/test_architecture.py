@@ -93,6 +93,7 @@ ANYWHERE_IN = {
         "cli/__init__.py",
         "cli/answering.py",
         "cli/arguments.py",
+        "cli/costs.py",
         "cli/data.py",
         "cli/experiments.py",
         "cli/logits.py",

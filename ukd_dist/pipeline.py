@@ -8,6 +8,7 @@ Each stage reads files under the run directory and writes files there, and does 
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             problem = f"{path}: {member.id}: {error.problem}"
             raise UsageError(problem, expected=error.expected, action=error.action) from error
     return experiment
+
+
+def load_place(place: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """As `load`, of a file or of a run directory, wherever that lies by now."""
+    if not place.is_dir():
+        return load(place, overrides)
+    return load(RunDirectory(place).experiment, [*overrides, f"root={json.dumps(str(place))}"])
 
 
 def run(

@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ukd_dist.doctor import Finding
     from ukd_dist.stages.evaluate import Result
+    from ukd_dist.stages.garbage import Collection
     from ukd_dist.stages.studied import Study
     from ukd_dist.stages.summary import Summary
     from ukd_dist.status import MemberStatus
@@ -44,6 +45,31 @@ def print_study(study: Study) -> None:
     print(
         f"\nteachers: {teachers}; NLL and entropy in nats; weights of 'labels' know the row's own: an oracle"
     )
+
+
+def print_collection(collection: Collection, *, dropped: bool) -> None:
+    """Print how much of each kind is dropped, or would be."""
+    kinds: dict[str, list[int]] = {}
+    for item in collection.excess:
+        kinds.setdefault(item.what, []).append(item.bytes)
+    lines = [[what, str(len(sizes)), _bytes(sum(sizes))] for what, sizes in kinds.items()]
+    verb = "dropped" if dropped else "would be dropped"
+    _print_aligned(
+        [
+            [verb, "items", "size"],
+            *lines,
+            ["all", str(len(collection.excess)), _bytes(collection.bytes)],
+        ],
+        right=(1, 2),
+    )
+
+
+def _bytes(size: float) -> str:
+    """Bytes with three digits or so: 512 B, 3.4 MB, 270 GB."""
+    units = ["TB", "GB", "MB", "kB", "B"]
+    while size >= 1000 and len(units) > 1:
+        size, _ = size / 1000, units.pop()
+    return f"{size:.0f} {units[-1]}" if size >= 100 or units[-1] == "B" else f"{size:.1f} {units[-1]}"
 
 
 def _print_aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:

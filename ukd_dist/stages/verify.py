@@ -23,7 +23,8 @@ class Verdict:
 
     Attributes:
         directory: From the root.
-        files: Files that its manifest names; 0 where the manifest itself is damaged.
+        files: Files that its manifest names, less those that were dropped (`teachers.keep`); 0 where the
+            manifest itself is damaged.
         bytes: Their bytes.
         problem: What is wrong, or empty.
     """
@@ -62,11 +63,11 @@ def _verdict(root: Path, directory: Path) -> Verdict:
     try:
         found = manifest.read(directory)
         assert found is not None, f"{directory} was finished a moment ago"
-        files, size = len(found.files), sum(record.bytes for record in found.files.values())
+        files, size = len(found.present), sum(found.files[name].bytes for name in found.present)
         place = place_of(directory)
-        here = [n for n in found.files if place.folder == directory or not n.endswith(".tar")]
+        here = [n for n in found.present if place.folder == directory or not n.endswith(".tar")]
         manifest.verify(directory, found, here)
-        for tar in sorted(found.files.keys() - here):
+        for tar in sorted(set(found.present).difference(here)):
             place.check(tar, found.files[tar])
     except DataError as error:
         return Verdict(name, files, size, error.problem)
