@@ -96,6 +96,7 @@ ANYWHERE_IN = {
         "cli/costs.py",
         "cli/data.py",
         "cli/experiments.py",
+        "cli/inspection.py",
         "cli/logits.py",
     },
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ukd_dist.stages.garbage import Collection
     from ukd_dist.stages.studied import Study
     from ukd_dist.stages.summary import Summary
+    from ukd_dist.stages.verify import Verdict
     from ukd_dist.status import MemberStatus
 
 
@@ -62,6 +63,16 @@ def print_collection(collection: Collection, *, dropped: bool) -> None:
         ],
         right=(1, 2),
     )
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """What was found of a directory, in words."""
+    if verdict.problem:
+        return verdict.problem
+    words = f"ok, {verdict.files} files, {verdict.bytes} bytes"
+    if verdict.difference is not None:
+        words += f"; {verdict.recomputed} rows recomputed, off by {verdict.difference:.1g} of a logit at most"
+    return f"{words}; {verdict.note}" if verdict.note else words
 
 
 def _bytes(size: float) -> str:

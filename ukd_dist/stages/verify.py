@@ -27,12 +27,18 @@ class Verdict:
             manifest itself is damaged.
         bytes: Their bytes.
         problem: What is wrong, or empty.
+        recomputed: Rows of logits that were recomputed.
+        difference: The greatest that was found, as a share of a row's largest logit; None where none was.
+        note: What else is to be said, or empty.
     """
 
     directory: str
     files: int
     bytes: int
     problem: str = ""
+    recomputed: int = 0
+    difference: float | None = None
+    note: str = ""
 
 
 def verify(run: RunDirectory) -> Iterator[Verdict]:
