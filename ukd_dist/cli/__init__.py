@@ -26,6 +26,7 @@ def _assemble() -> typer.Typer:
         experiments.demo,
         data.synth,
         experiments.study,
+        costs.plan,
         inspection.status,
         inspection.report,
         inspection.verify,

@@ -1,14 +1,42 @@
-"""Commands about what a run takes: `ukd gc` drops what is left over."""
+"""Commands about what a run takes: `ukd plan` before it, `ukd gc` after it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from ukd_dist.cli.answering import answering
-from ukd_dist.cli.arguments import Debug, Json, Overrides, Place
-from ukd_dist.printing import print_answer, print_collection
+from ukd_dist.cli.arguments import Debug, Experiment, Json, Overrides, Place
+from ukd_dist.printing import print_answer, print_collection, print_plan
+
+
+def plan(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option(metavar="cpus=N[,gpus=N][,memory_gib=N][,count=N]", help="nodes; default: this machine"),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="take a few steps here of networks that no history tells of")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What the teachers will take: how many train at once, how long, and how much room."""
+    with answering(debug):
+        from ukd_dist import pipeline
+        from ukd_dist.stages.packing import parse_nodes
+        from ukd_dist.stages.plan import plan as predict
+
+        nodes = parse_nodes(node or [])
+        predicted = predict(pipeline.load(experiment, overrides or []), nodes, measured=measure)
+        if as_json:
+            print_answer(asdict(predicted), as_json)
+            return
+        print_plan(predicted)
 
 
 def gc(
