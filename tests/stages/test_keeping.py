@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -121,6 +125,37 @@ def test_a_kill_amid_the_checkpoints_loses_nothing(teacher: Path) -> None:
     (teacher / "checkpoint/epoch-0002/state.pt").unlink()
     keep_only(teacher, "weights")
     assert files(teacher) == KEPT["weights"]
+    assert damaged(teacher) == []
+
+
+DROPPING = """
+import sys
+from pathlib import Path
+from ukd_dist.stages.keeping import keep_only
+
+for name in sys.argv[1:]:
+    keep_only(Path(name), "logits")
+"""
+
+
+def test_a_real_kill_leaves_every_teacher_sound_and_the_rest_is_dropped_later(
+    teacher: Path,
+) -> None:
+    directories = [teacher.with_name(f"t{number}") for number in range(200)]
+    for directory in directories:
+        shutil.copytree(teacher, directory)
+    command = [sys.executable, "-c", DROPPING, *map(str, directories)]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 60
+        while (directories[3] / WEIGHTS).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+    assert (directories[-1] / WEIGHTS).exists(), "it came to its end before it was killed"
+    assert damaged(teacher) == []
+    for directory in directories:
+        keep_only(directory, "logits")
+    assert [files(directory) for directory in directories] == [KEPT["logits"]] * len(directories)
     assert damaged(teacher) == []
 
 
