@@ -155,6 +155,12 @@ def test_a_partial_file_in_a_folder_that_goes_is_not_counted_twice(run: RunDirec
     assert "partial files" not in {item.what for item in collect(load(run.root), dry_run=True).excess}
 
 
+def test_a_partial_file_of_a_removed_member_is_not_counted_twice(run: RunDirectory) -> None:
+    leave_partial(run.teacher("gone") / ".model.safetensors.0a1b2c3d.partial", 3600)
+    excess = collect(load(run.root), removed=True, dry_run=True).excess
+    assert [item.what for item in excess if "gone" in str(item.path)] == ["removed teachers"]
+
+
 def test_a_damaged_directory_is_passed_over_and_named(run: RunDirectory) -> None:
     experiment = load(run.root, "cluster.keep_sums=false")
     broken = run.target(experiment.targets[0].id)

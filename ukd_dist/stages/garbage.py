@@ -95,11 +95,11 @@ def _collect(run: RunDirectory, experiment: Experiment, removed: bool, drop: boo
             excess += found
         except DataError as error:
             damaged.append(error.problem)
-    for item in (*(_strangers(run, experiment) if removed else ()), *_dead_partials(run.root, excess)):
-        if drop:
-            remove(item.path)
-        excess.append(item)
-    return Collection(tuple(excess), tuple(damaged))
+    loose = list(_strangers(run, experiment)) if removed else []
+    loose += list(_dead_partials(run.root, [*excess, *loose]))
+    for item in loose if drop else ():
+        remove(item.path)
+    return Collection((*excess, *loose), tuple(damaged))
 
 
 def _finished(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[Path, list[Excess]]]:
