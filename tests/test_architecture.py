@@ -94,8 +94,10 @@ ANYWHERE_IN = {
         "cli/__init__.py",
         "cli/answering.py",
         "cli/arguments.py",
+        "cli/costs.py",
         "cli/data.py",
         "cli/experiments.py",
+        "cli/inspection.py",
         "cli/logits.py",
     },
 }

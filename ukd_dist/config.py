@@ -17,6 +17,8 @@ from ukd_dist.settings import Name, Settings, SettingsError
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
+Keep = Literal["all", "weights", "logits"]
+
 NO_TARGETS = "none"
 
 
@@ -204,6 +206,11 @@ class Teachers(Expandable):
         default_factory=list, description="members; `grid: {field: [values]}` expands"
     )
     imported: tuple[Name, ...] = Field((), description="ids that `ukd logits import` gave")
+    keep: Keep = Field(
+        "weights",
+        description="what stays on disk of a finished teacher: all; weights: no checkpoints, which hold the "
+        "optimizer's state; logits: no weights either",
+    )
 
     @model_validator(mode="after")
     def _somebody_teaches(self) -> Teachers:

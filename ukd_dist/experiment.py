@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Cluster, Evaluate, Student, Target, Teacher, Training
+from ukd_dist.config import Cluster, Evaluate, Keep, Student, Target, Teacher, Training
 from ukd_dist.data_config import Data
 
 
@@ -53,7 +53,10 @@ class StudentMember:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A validated experiment with every grid expanded; `imported` are the ids of teachers from elsewhere."""
+    """A validated experiment with every grid expanded.
+
+    `imported` are the ids of teachers from elsewhere, `keep` is what stays on disk of finished ones.
+    """
 
     name: str
     root: Path
@@ -62,6 +65,7 @@ class Experiment:
     targets: tuple[TargetMember, ...]
     students: tuple[StudentMember, ...]
     imported: tuple[str, ...]
+    keep: Keep
     evaluate: Evaluate
     cluster: Cluster
     document: dict[str, Any]

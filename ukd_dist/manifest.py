@@ -13,7 +13,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ukd_dist.errors import DataError, MismatchError
 
 SCHEMA = 1
 FILENAME = "manifest.json"
+_DROPPED = "dropped"  # in the summary: names of files that were removed since, as they are not to be kept
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class Manifest:
     files: dict[str, FileRecord] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def present(self) -> list[str]:
+        """Names of the files that are to be there: all but those that `drop_files` removed since."""
+        dropped = self.summary.get(_DROPPED, [])
+        return [name for name in self.files if name not in dropped]
 
     def digest(self) -> str:
         """sha256 over the settings, inputs and files: what a later stage names as its input."""
@@ -163,12 +170,12 @@ def first_difference(found: Any, wanted: Any, name: str = "") -> tuple[str, Any,
 
 
 def verify(directory: Path, manifest: Manifest, names: Iterable[str] | None = None) -> None:
-    """Check bytes and sha256 of every file, or of those in `names`.
+    """Check bytes and sha256 of every file that is to be there, or of those in `names`.
 
     Raises:
         DataError: Names the first file that is missing, cut off or altered.
     """
-    for name in manifest.files if names is None else names:
+    for name in manifest.present if names is None else names:
         record = manifest.files[name]
         path = directory / name
         try:
@@ -191,6 +198,22 @@ def verify(directory: Path, manifest: Manifest, names: Iterable[str] | None = No
                 expected=f"sha256 {record.sha256[:12]}... by its manifest",
                 action=f"remove {directory} to make it again",
             )
+
+
+def drop_files(directory: Path, manifest: Manifest, names: Iterable[str]) -> Manifest:
+    """Remove some files of a finished directory, which stays finished and keeps its digest.
+
+    The manifest goes on saying what they were, and that they are gone. It says so first: a kill leaves a file
+    too many, never one that is missing.
+    """
+    names = list(names)
+    dropped = sorted({*manifest.summary.get(_DROPPED, []), *names})
+    assert manifest.files.keys() >= set(dropped), f"{directory} never held all of {dropped}"
+    smaller = replace(manifest, summary={**manifest.summary, _DROPPED: dropped})
+    write(directory, smaller)
+    for name in names:
+        (directory / name).unlink(missing_ok=True)
+    return smaller
 
 
 def drop(directory: Path) -> None:

@@ -8,6 +8,7 @@ Each stage reads files under the run directory and writes files there, and does 
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from ukd_dist import resolution
 from ukd_dist.cluster import RayCluster
+from ukd_dist.data.shard_cache import open_to_decode
+from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.sources import read_source
 from ukd_dist.errors import BusyError, MismatchError, UkdError, UsageError
 from ukd_dist.expansion import validate
@@ -22,16 +25,19 @@ from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.metrics import Committed, exporting
 from ukd_dist.models.catalogue import check
 from ukd_dist.progress import Progress
-from ukd_dist.rundir import RunDirectory, coordinating
+from ukd_dist.rundir import RunDirectory, coordinating, open_run
 from ukd_dist.stages.adopt import provide_shards
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import distill
 from ukd_dist.stages.evaluate import evaluate
+from ukd_dist.stages.recompute import recompute
 from ukd_dist.stages.reduce import reduce
 from ukd_dist.stages.report import report
 from ukd_dist.stages.studied import Scope, Study
 from ukd_dist.stages.study import study as score_targets
 from ukd_dist.stages.teach import teach
+from ukd_dist.stages.verify import Verdict
+from ukd_dist.stages.verify import verify as verify_files
 from ukd_dist.status import committed_metrics
 
 STAGES: Mapping[str, Callable[[Context], None]] = {
@@ -58,6 +64,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             problem = f"{path}: {member.id}: {error.problem}"
             raise UsageError(problem, expected=error.expected, action=error.action) from error
     return experiment
+
+
+def load_place(place: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """As `load`, of a file or of a run directory, wherever that lies by now."""
+    if not place.is_dir():
+        return load(place, overrides)
+    return load(RunDirectory(place).experiment, [*overrides, f"root={json.dumps(str(place))}"])
 
 
 def run(
@@ -122,6 +135,23 @@ def study(experiment: Experiment, scope: Mapping[str, object], *, progress: Prog
     ):
         done = score_targets(work, wanted)
     return done, report(directory, experiment)
+
+
+def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator[Verdict]:
+    """Check every finished directory of a root; of trained teachers also recompute so many rows of logits.
+
+    Raises:
+        UsageError: There is no run there, or nothing to recompute from.
+        ResourceError: Shards that were made elsewhere cannot be read.
+    """
+    run, _ = open_run(experiment.root)
+    shards: ShardSet | None = None
+    for verdict in verify_files(run):
+        if num_rows and verdict.directory.startswith("teachers/"):
+            shards = shards or open_to_decode(run.shards, experiment.cluster.shard_cache)
+            yield recompute(run, experiment, shards, verdict, num_rows=num_rows, seed=seed)
+        else:
+            yield verdict
 
 
 @contextmanager

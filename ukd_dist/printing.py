@@ -13,8 +13,11 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ukd_dist.doctor import Finding
     from ukd_dist.stages.evaluate import Result
+    from ukd_dist.stages.garbage import Collection
+    from ukd_dist.stages.plan import Plan
     from ukd_dist.stages.studied import Study
     from ukd_dist.stages.summary import Summary
+    from ukd_dist.stages.verify import Verdict
     from ukd_dist.status import MemberStatus
 
 
@@ -44,6 +47,84 @@ def print_study(study: Study) -> None:
     print(
         f"\nteachers: {teachers}; NLL and entropy in nats; weights of 'labels' know the row's own: an oracle"
     )
+
+
+def print_collection(collection: Collection, *, dropped: bool) -> None:
+    """Print how much of each kind is dropped, or would be."""
+    kinds: dict[str, list[int]] = {}
+    for item in collection.excess:
+        kinds.setdefault(item.what, []).append(item.bytes)
+    lines = [[what, str(len(sizes)), _bytes(sum(sizes))] for what, sizes in kinds.items()]
+    verb = "dropped" if dropped else "would be dropped"
+    _print_aligned(
+        [
+            [verb, "items", "size"],
+            *lines,
+            ["all", str(len(collection.excess)), _bytes(collection.bytes)],
+        ],
+        right=(1, 2),
+    )
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a fleet's packing, time and storage, however narrow the terminal is."""
+    names = (
+        "network",
+        "modality",
+        "members",
+        "done",
+        "CPUs",
+        "GPUs",
+        "at once",
+        "epoch",
+        "each",
+        "known from",
+    )
+    lines = [
+        [
+            *(group.arch, group.modality, str(group.members), str(group.finished)),
+            *(f"{group.cpus:g}", f"{group.gpus:g}", str(group.at_once)),
+            *(_seconds(group.epoch_seconds), _seconds(group.seconds), group.pace),
+        ]
+        for group in plan.groups
+    ]
+    _print_aligned([names, *lines], right=(2, 3, 4, 5, 6, 7, 8))
+    nodes = [f"{plan.nodes.count(node)} x ({node})" for node in dict.fromkeys(plan.nodes)]
+    print(f"\nnodes: {'; '.join(nodes)}; at most {plan.at_once} teachers at once")
+    print(f"time: {_seconds(plan.left_seconds)} left, {_seconds(plan.whole_seconds)} from nothing")
+    kept = ", ".join(f"{_bytes(size)} with keep: {keep}" for keep, size in plan.teacher_bytes.items())
+    print(f"teachers: {kept}; checkpoints while they train: {_bytes(plan.training_bytes)}")
+    print(f"targets: {_bytes(plan.target_bytes)}; free there: {_bytes(plan.free_bytes)}")
+    for note in plan.notes:
+        print(f"note: {note}")
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """What was found of a directory, in words."""
+    if verdict.problem:
+        return verdict.problem
+    words = f"ok, {verdict.files} files, {verdict.bytes} bytes"
+    if verdict.difference is not None:
+        words += f"; {verdict.recomputed} rows recomputed, off by {verdict.difference:.1g} of a logit at most"
+    return f"{words}; {verdict.note}" if verdict.note else words
+
+
+def _bytes(size: float) -> str:
+    """Bytes with three digits or so: 512 B, 3.4 MB, 270 GB."""
+    units = ["TB", "GB", "MB", "kB", "B"]
+    while size >= 1000 and len(units) > 1:
+        size, _ = size / 1000, units.pop()
+    return f"{size:.0f} {units[-1]}" if size >= 100 or units[-1] == "B" else f"{size:.1f} {units[-1]}"
+
+
+def _seconds(seconds: float | None) -> str:
+    """A duration with two digits or so, ? where it is unknown."""
+    if seconds is None:
+        return "?"
+    for unit, length in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def _print_aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:

@@ -92,6 +92,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         targets=tuple(targets.values()),
         students=students,
         imported=imported,
+        keep=file.teachers.keep,
         evaluate=file.evaluate,
         cluster=file.cluster,
         document=whole.model_dump(mode="json"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.stages import fake_run
+from tests.stages import fake_run, taught_run
+from ukd_dist.data.shards import ShardSet
+from ukd_dist.experiment import Experiment
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("finished")
     fake_run.build(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def taught(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A run whose teachers were really trained; tests only read it."""
+    torch.set_num_threads(1)
+    return taught_run.build(tmp_path_factory.mktemp("taught") / "run", shards)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from ukd_dist.cli import data, experiments, inspection, logits
+from ukd_dist.cli import costs, data, experiments, inspection, logits
 
 
 def _assemble() -> typer.Typer:
@@ -26,9 +26,11 @@ def _assemble() -> typer.Typer:
         experiments.demo,
         data.synth,
         experiments.study,
+        costs.plan,
         inspection.status,
         inspection.report,
         inspection.verify,
+        costs.gc,
         inspection.doctor,
     )
     for command in others:

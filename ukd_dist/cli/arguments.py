@@ -13,6 +13,9 @@ Overrides = Annotated[
     typer.Argument(metavar="[a.b=value]...", help="settings that override the file's"),
 ]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="run directory")]
+Place = Annotated[
+    Path, typer.Argument(metavar="ROOT|EXPERIMENT", help="run directory, or the YAML file that names it")
+]
 Replace = Annotated[bool, typer.Option("--replace", help="make again what other settings or inputs made")]
 Json = Annotated[bool, typer.Option("--json", help="results as JSON on stdout")]
 Debug = Annotated[bool, typer.Option("--debug", help="tracebacks and debug logs")]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 from ukd_dist.cli.answering import answering
-from ukd_dist.cli.arguments import Debug, Json, Root
+from ukd_dist.cli.arguments import Debug, Json, Overrides, Place, Root
 from ukd_dist.printing import console, findings_table, members_table, print_answer
 
 
@@ -31,19 +34,28 @@ def report(root: Root, as_json: Json = False, debug: Debug = False) -> None:
         print_answer({"report": str(write_report(*open_run(root)))}, as_json)
 
 
-def verify(root: Root, as_json: Json = False, debug: Debug = False) -> None:
+def verify(
+    place: Place,
+    overrides: Overrides = None,
+    recompute: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="compute N rows of each teacher's logits again, and compare"),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the choice of these rows")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Check every file of what is finished against its sha256; exit 1 names what is damaged."""
     with answering(debug):
-        from ukd_dist.rundir import open_run
+        from ukd_dist import pipeline
+        from ukd_dist.printing import describe_verdict
         from ukd_dist.stages.verify import refuse_damage
-        from ukd_dist.stages.verify import verify as verify_files
 
         verdicts = []
-        for verdict in verify_files(open_run(root)[0]):
+        for verdict in pipeline.verify(pipeline.load_place(place, overrides or []), recompute, seed):
             verdicts.append(verdict)
             if not as_json:
-                state = verdict.problem or f"ok, {verdict.files} files, {verdict.bytes} bytes"
-                print(f"{verdict.directory}: {state}", flush=True)
+                print(f"{verdict.directory}: {describe_verdict(verdict)}", flush=True)
         if as_json:
             print_answer([asdict(verdict) for verdict in verdicts], as_json)
         refuse_damage(verdicts)

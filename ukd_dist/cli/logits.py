@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -33,14 +32,10 @@ def logits_import(
     """Make a teacher of another system's logits, matched by key and class."""
     with answering(debug):
         from ukd_dist import pipeline
-        from ukd_dist.rundir import RunDirectory
         from ukd_dist.stages.imports import Source, import_logits
         from ukd_dist.stages.listing import member_logits
 
-        path, chosen = place, overrides or []
-        if place.is_dir():
-            path, chosen = RunDirectory(place).experiment, [*chosen, f"root={json.dumps(str(place))}"]
-        experiment = pipeline.load(path, chosen)
+        experiment = pipeline.load_place(place, overrides or [])
         source = Source(file, teacher, trained_on, partial)
         directory = import_logits(experiment, source, replace=replace)
         print_records(list(member_logits(directory, "teacher")), as_json)

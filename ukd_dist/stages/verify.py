@@ -23,15 +23,22 @@ class Verdict:
 
     Attributes:
         directory: From the root.
-        files: Files that its manifest names; 0 where the manifest itself is damaged.
+        files: Files that its manifest names, less those that were dropped (`teachers.keep`); 0 where the
+            manifest itself is damaged.
         bytes: Their bytes.
         problem: What is wrong, or empty.
+        recomputed: Rows of logits that were recomputed.
+        difference: The greatest that was found, as a share of a row's largest logit; None where none was.
+        note: What else is to be said, or empty.
     """
 
     directory: str
     files: int
     bytes: int
     problem: str = ""
+    recomputed: int = 0
+    difference: float | None = None
+    note: str = ""
 
 
 def verify(run: RunDirectory) -> Iterator[Verdict]:
@@ -62,11 +69,11 @@ def _verdict(root: Path, directory: Path) -> Verdict:
     try:
         found = manifest.read(directory)
         assert found is not None, f"{directory} was finished a moment ago"
-        files, size = len(found.files), sum(record.bytes for record in found.files.values())
+        files, size = len(found.present), sum(found.files[name].bytes for name in found.present)
         place = place_of(directory)
-        here = [n for n in found.files if place.folder == directory or not n.endswith(".tar")]
+        here = [n for n in found.present if place.folder == directory or not n.endswith(".tar")]
         manifest.verify(directory, found, here)
-        for tar in sorted(found.files.keys() - here):
+        for tar in sorted(set(found.present).difference(here)):
             place.check(tar, found.files[tar])
     except DataError as error:
         return Verdict(name, files, size, error.problem)
