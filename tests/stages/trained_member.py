@@ -1,4 +1,4 @@
-"""Finished members without a training: networks of random weights over real shards, as the stages leave them."""
+"""Finished members that no training made: networks of random weights, over real shards."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def predict(
     with answering(debug):
         from ukd_dist.stages.predict import predict as predict_videos
 
-        unreadable: list[Path] = []
+        unreadable, classified = [], 0
 
         def tell(path: Path, error: UkdError) -> None:
             unreadable.append(path)
@@ -54,9 +54,11 @@ def predict(
             on_unreadable=tell,
         ):
             print_prediction(prediction, as_json)
+            classified += 1
         if unreadable:
+            count = len(unreadable)
             raise DataError(
-                f"{len(unreadable)} of the videos could not be read, first {unreadable[0]}",
+                f"{count} of {count + classified} videos could not be read, first {unreadable[0]}",
                 expected="videos that can be decoded to their end",
                 action="see the lines above; the others are classified",
             )

@@ -1,6 +1,6 @@
 """A finished network as an ONNX file, which is compared with the original before it is written.
 
-The file takes normalised clips and gives logits; how clips are made of pictures is in its metadata, and not in
+The file takes normalised clips and gives logits; how clips are made of pictures is in its metadata, not in
 its graph: decoding and resizing stay the caller's.
 """
 
@@ -110,9 +110,9 @@ def _check_installed() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ResourceError(
-            f"{', '.join(missing)} not installed, which an ONNX file is made and checked with",
-            expected=f"{', '.join(_PACKAGES)}",
-            action="install the extra: pip install 'ukd-dist[export]', or -e '.[export]' in a clone",
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            expected=f"{', '.join(_PACKAGES)}, which an ONNX file is made and checked with",
+            action="install them: pip install 'ukd-dist[export]'",
         )
 
 

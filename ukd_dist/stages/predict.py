@@ -1,8 +1,8 @@
 """Videos from anywhere, classified by a finished network.
 
-A video is stored in memory exactly as sharding stores it and goes the way of evaluation's clips from there on:
-a test video gets the logits that evaluation has of it. Videos are stored on several threads a little ahead of
-the network, so that memory does not grow with their number. Nothing is written.
+A video is stored in memory exactly as sharding stores it and goes the way of evaluation's clips from there
+on: a test video gets the logits that evaluation has of it. Videos are stored on several threads, a little
+ahead of the network, so that memory does not grow with their number. Nothing is written.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def _store(trained: Trained, decoder: torch.device, number: int, path: Path) -> 
         copied = _copy(path, info, decoder)
     if copied is None:
         sample = Sample("test", number, path.stem, 0, "", "", info.frames, info.fps, width, height)
-        # What shards would hold as it is, but the decoder cannot take: VP9 whose quantizer loses least.
+        # What shards would hold as it is, but the decoder cannot take: VP9, which loses nothing at crf 0.
         codec = "vp9" if trained.codec == "copy" else trained.codec
         least = {"crf_rgb": 0} if trained.codec == "copy" else {}
         encoding = trained.encoding.model_copy(update=least)

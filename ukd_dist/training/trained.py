@@ -16,6 +16,7 @@ from ukd_dist import manifest
 from ukd_dist.config import Student, Teacher, Training
 from ukd_dist.data_config import Clip, Codec, Encoding, Modality, Views
 from ukd_dist.errors import DataError, MismatchError, UsageError
+from ukd_dist.expansion import validate
 from ukd_dist.models.networks import VideoNetwork
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.training.inference import WEIGHTS, load_weights
@@ -85,7 +86,7 @@ def load_network(directory: Path) -> TrainedNetwork:
     Raises:
         UsageError: No trained network lies there.
         MismatchError: The run's shards are not those that it was trained on.
-        DataError: A file is missing or damaged; names it.
+        DataError: A file is missing or damaged, or of another version; names it.
     """
     trained = read_trained(directory)
     network = build_network(trained.settings, len(trained.classes))
@@ -99,7 +100,7 @@ def read_trained(directory: Path) -> Trained:
     Raises:
         UsageError: No trained network lies there.
         MismatchError: The run's shards are not those that it was trained on.
-        DataError: A file is missing or damaged; names it.
+        DataError: A file is missing or damaged, or of another version; names it.
     """
     directory = directory.resolve()
     found = _member(directory)
@@ -147,12 +148,10 @@ def _expected(place: Path) -> str:
 
 def _settings(directory: Path, found: manifest.Manifest) -> Student | Teacher:
     try:
-        return _SETTINGS[found.kind].model_validate(found.settings)
-    except ValueError as error:
+        return validate(_SETTINGS[found.kind], found.settings, str(directory / manifest.FILENAME), ())
+    except UsageError as error:
         raise DataError(
-            f"{directory} was trained with settings that are not known here ({error})",
-            expected="those of this version",
-            action="use the version of ukd-dist that trained it",
+            error.problem, expected=error.expected, action="use the version of ukd-dist that trained it"
         ) from error
 
 
