@@ -121,6 +121,23 @@ def test_a_member_of_other_shards_is_refused(root: Path) -> None:
         load_network(directory)
 
 
+def test_a_member_of_flow_that_would_be_computed_otherwise_is_refused(root: Path) -> None:
+    shards = manifest.read(root / "shards")
+    assert shards is not None
+    (root / "shards").unlink()
+    old = {**shards.settings, "modalities": ["rgb", "flow"]}
+    made = manifest.commit(root / "shards", "shards", old, shards.inputs, [])
+    for directory in (student(root), student(root, "flow")):
+        found = manifest.read(directory)
+        assert found is not None
+        manifest.commit(directory, "student", found.settings, {"shards": made.digest()}, [WEIGHTS])
+    load_network(student(root))
+    with pytest.raises(
+        DataError, match="holds flow whose levels are spread otherwise: even; expected arcsinh"
+    ):
+        load_network(student(root, "flow"))
+
+
 def test_settings_of_another_version_are_told(root: Path) -> None:
     directory = student(root)
     found = manifest.read(directory)

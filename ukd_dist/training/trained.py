@@ -14,6 +14,7 @@ from torch import nn
 
 from ukd_dist import manifest
 from ukd_dist.config import Student, Teacher, Training
+from ukd_dist.data.shards import check_flow
 from ukd_dist.data_config import Clip, Codec, Encoding, Modality, Views
 from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.expansion import validate
@@ -107,6 +108,8 @@ def read_trained(directory: Path) -> Trained:
     manifest.verify(directory, found, [WEIGHTS])
     settings = _settings(directory, found)
     shards = _shards(directory, found)
+    if settings.modality == "flow":
+        check_flow(RunDirectory(directory.parents[1]).shards, shards.settings)
     return Trained(
         directory=directory,
         id=directory.name,
