@@ -14,7 +14,7 @@ from tests.stages import trained_member
 from ukd_dist.data.knowledge import LOGITS, logits_path, open_rows
 from ukd_dist.data.shards import SPLITS, Sample, ShardSet, encode_sample
 from ukd_dist.data.video import Vp9Encoder, probe, read_frames
-from ukd_dist.data_config import Codec, Encoding
+from ukd_dist.data_config import Codec, Encoding, Views
 from ukd_dist.errors import ResourceError, UkdError, UsageError
 from ukd_dist.experiment import StudentMember, TeacherMember
 from ukd_dist.rundir import RunDirectory
@@ -48,17 +48,20 @@ def logits_of(directory: Path, paths: list[Path], tell: OnUnreadable = refuse) -
     return dict(infer_videos(load_network(directory), paths, CPU, CPU, None, tell))
 
 
-@pytest.mark.parametrize("modality", ["rgb", "flow"])
+@pytest.mark.parametrize(
+    ("modality", "views"), [("flow", Views()), ("rgb", Views(kind="mean", clips=2)), ("rgb", Views())]
+)
 def test_a_students_predictions_of_test_videos_are_its_stored_test_logits(
     trained: Trained,
     shards: ShardSet,
     test_videos: list[Path],
     modality: str,
+    views: Views,
 ) -> None:
     run, members = trained
     (member,) = (m for m in members if isinstance(m, StudentMember) and m.settings.modality == modality)
     directory = run.student(member.id)
-    infer_student(run.root, member)
+    infer_student(run.root, member, views)
     rows = shards.rows["test"]
     stored_nc = open_rows(logits_path(directory, "test"), LOGITS, rows, "test", len(shards.classes)).read()
 

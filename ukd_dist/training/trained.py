@@ -115,7 +115,7 @@ def read_trained(directory: Path) -> Trained:
         id=directory.name,
         kind=found.kind,
         settings=settings,
-        views=settings.views.evaluated if isinstance(settings, Teacher) else Views(),
+        views=_views(directory, settings),
         classes=tuple(shards.settings["classes"]),
         codec=shards.settings.get("codec", "vp9"),
         encoding=Encoding(**shards.settings["encoding"]),
@@ -156,6 +156,14 @@ def _settings(directory: Path, found: manifest.Manifest) -> Student | Teacher:
         raise DataError(
             error.problem, expected=error.expected, action="use the version of ukd-dist that trained it"
         ) from error
+
+
+def _views(directory: Path, settings: Student | Teacher) -> Views:
+    """What evaluation sees of a video; of a student that is not evaluated yet, its centre."""
+    if isinstance(settings, Teacher):
+        return settings.views.evaluated
+    evaluated = manifest.read(directory / "logits")
+    return (Views.named(evaluated.settings.get("views", "")) if evaluated else None) or Views()
 
 
 def _shards(directory: Path, found: manifest.Manifest) -> manifest.Manifest:
