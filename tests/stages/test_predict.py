@@ -34,7 +34,7 @@ def trained(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Train
 
 
 @pytest.fixture(scope="module")
-def test_videos(shards: ShardSet, videos: Path) -> list[Path]:
+def originals(shards: ShardSet, videos: Path) -> list[Path]:
     """The files of the test rows, in their order."""
     paths = {path.stem: path for path in videos.glob("videos/*/*.mp4")}
     return [paths[key] for key in shards.rows["test"].keys]
@@ -54,7 +54,7 @@ def logits_of(directory: Path, paths: list[Path], tell: OnUnreadable = refuse) -
 def test_a_students_predictions_of_test_videos_are_its_stored_test_logits(
     trained: Trained,
     shards: ShardSet,
-    test_videos: list[Path],
+    originals: list[Path],
     modality: str,
     views: Views,
 ) -> None:
@@ -65,7 +65,7 @@ def test_a_students_predictions_of_test_videos_are_its_stored_test_logits(
     rows = shards.rows["test"]
     stored_nc = open_rows(logits_path(directory, "test"), LOGITS, rows, "test", len(shards.classes)).read()
 
-    found = logits_of(directory, test_videos)
+    found = logits_of(directory, originals)
 
     assert list(found) == [0, 1, 2, 3]
     assert torch.equal(torch.stack(list(found.values())), stored_nc)
@@ -75,7 +75,7 @@ def test_a_students_predictions_of_test_videos_are_its_stored_test_logits(
 def test_a_teachers_predictions_are_the_mean_over_its_views(
     trained: Trained,
     shards: ShardSet,
-    test_videos: list[Path],
+    originals: list[Path],
 ) -> None:
     run, (teacher, *_) = trained
     assert isinstance(teacher, TeacherMember)
@@ -83,30 +83,30 @@ def test_a_teachers_predictions_are_the_mean_over_its_views(
     network = load_network(directory)
     wanted_nc = infer(network, shards, "test", teacher.settings, CPU, teacher.settings.views)
 
-    assert torch.equal(torch.stack(list(logits_of(directory, test_videos).values())), wanted_nc)
+    assert torch.equal(torch.stack(list(logits_of(directory, originals).values())), wanted_nc)
 
 
 def test_what_a_video_is_called_does_not_depend_on_the_others(
-    trained: Trained, test_videos: list[Path]
+    trained: Trained, originals: list[Path]
 ) -> None:
     run, members = trained
     directory = run.student(members[1].id)
-    together = logits_of(directory, test_videos)
-    for number, path in enumerate(test_videos):
+    together = logits_of(directory, originals)
+    for number, path in enumerate(originals):
         torch.testing.assert_close(logits_of(directory, [path])[0], together[number], rtol=1e-5, atol=1e-5)
 
 
 def test_unreadable_videos_are_told_and_the_others_go_on(
-    trained: Trained, test_videos: list[Path], tmp_path: Path
+    trained: Trained, originals: list[Path], tmp_path: Path
 ) -> None:
     run, members = trained
     directory = run.student(members[1].id)
     text, cut = tmp_path / "text.mp4", tmp_path / "cut.mp4"
     text.write_text("no video")
-    cut.write_bytes(test_videos[0].read_bytes()[:4000])
+    cut.write_bytes(originals[0].read_bytes()[:4000])
     told: dict[str, str] = {}
 
-    paths = [text, test_videos[0], tmp_path / "none.mp4", cut, test_videos[1]]
+    paths = [text, originals[0], tmp_path / "none.mp4", cut, originals[1]]
     found = logits_of(directory, paths, lambda path, error: told.update({path.name: error.problem}))
 
     assert list(found) == [1, 4]
@@ -166,16 +166,16 @@ def trained_on(video: Path, codec: Codec, folder: Path) -> tuple[TrainedNetwork,
 def test_a_prediction_names_the_five_likeliest_classes(
     trained: Trained,
     shards: ShardSet,
-    test_videos: list[Path],
+    originals: list[Path],
 ) -> None:
     run, members = trained
     directory = run.student(members[1].id)
-    probs_c = logits_of(directory, test_videos[:1])[0].double().softmax(dim=0)
+    probs_c = logits_of(directory, originals[:1])[0].double().softmax(dim=0)
 
-    (prediction,) = predict(directory, [str(test_videos[0])], device="cpu", on_unreadable=refuse)
+    (prediction,) = predict(directory, [str(originals[0])], device="cpu", on_unreadable=refuse)
 
     order = probs_c.argsort(descending=True)[:5].tolist()
-    assert prediction.video == str(test_videos[0])
+    assert prediction.video == str(originals[0])
     assert [share.class_name for share in prediction.top] == [shards.classes[c] for c in order]
     assert [share.probability for share in prediction.top] == pytest.approx(probs_c[order].tolist())
 
@@ -187,9 +187,9 @@ def test_of_two_classes_both_are_named() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_told(trained: Trained, test_videos: list[Path]) -> None:
+def test_a_gpu_that_is_not_there_is_told(trained: Trained, originals: list[Path]) -> None:
     run, members = trained
-    made = predict(run.student(members[1].id), [str(test_videos[0])], device="cuda", on_unreadable=refuse)
+    made = predict(run.student(members[1].id), [str(originals[0])], device="cuda", on_unreadable=refuse)
     with pytest.raises(ResourceError, match="a GPU is asked for, and this machine has none"):
         next(made)
 

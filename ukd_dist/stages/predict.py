@@ -27,7 +27,7 @@ from ukd_dist.data.modalities import stored_codec
 from ukd_dist.data.shards import Sample, encode_sample
 from ukd_dist.data.sources.lists import VIDEO_SUFFIXES
 from ukd_dist.data.streams import check_cpu_decodes, copy_stream
-from ukd_dist.data.video import VideoInfo, probe, stored_size
+from ukd_dist.data.video import probe, stored_size
 from ukd_dist.data.views import stored_views
 from ukd_dist.errors import DataError, ResourceError, UkdError, UsageError, file_error
 from ukd_dist.training.trained import Trained, TrainedNetwork, load_network
@@ -220,30 +220,25 @@ def _outcome(path: Path, stored: Future[_Stored], on_unreadable: OnUnreadable) -
 def _store(trained: Trained, decoder: torch.device, number: int, path: Path) -> _Stored:
     """One video as the shards would hold it."""
     info = probe(path)
-    modality = trained.settings.modality
     width, height = stored_size(info.width, info.height, trained.encoding.short_side)
-    copied = None
-    if stored_codec(modality, trained.codec) == "copy":
-        copied = _copy(path, info, decoder)
-    if copied is None:
-        sample = Sample("test", number, path.stem, 0, "", "", info.frames, info.fps, width, height)
-        # What shards would hold as it is, but the decoder cannot take: VP9, which loses nothing at crf 0.
-        codec = "vp9" if trained.codec == "copy" else trained.codec
-        least = {"crf_rgb": 0} if trained.codec == "copy" else {}
-        encoding = trained.encoding.model_copy(update=least)
-        (copied,) = encode_sample(sample, path, (modality,), encoding, codec).values()
-    return _Stored(number, np.frombuffer(copied, np.uint8), info.frames, height, width)
+    sample = Sample("test", number, path.stem, 0, "", "", info.frames, info.fps, width, height)
+    component = np.frombuffer(_component(trained, decoder, sample, path), np.uint8)
+    return _Stored(number, component, info.frames, height, width)
 
 
-def _copy(path: Path, info: VideoInfo, decoder: torch.device) -> bytes | None:
-    """The source's own stream, or None where DALI cannot decode it there."""
-    try:
-        stream = copy_stream(path, info.frames)
-        if decoder.type == "cpu":
-            check_cpu_decodes(np.frombuffer(stream, np.uint8), str(path))
-    except UkdError:
-        return None
-    return stream
+def _component(trained: Trained, decoder: torch.device, sample: Sample, path: Path) -> bytes:
+    """The bytes that the shards would hold; what cannot be copied, or not decoded there, as lossless VP9."""
+    modality, encoding, codec = trained.settings.modality, trained.encoding, trained.codec
+    if stored_codec(modality, codec) == "copy":
+        try:
+            stream = copy_stream(path, sample.frames)
+            if decoder.type == "cpu":
+                check_cpu_decodes(np.frombuffer(stream, np.uint8), str(path))
+            return stream
+        except UkdError:
+            encoding, codec = encoding.model_copy(update={"crf_rgb": 0}), "vp9"
+    (made,) = encode_sample(sample, path, (modality,), encoding, codec).values()
+    return made
 
 
 def _batches(stored: Iterable[_Stored], trained: Trained, batch_size: int) -> Iterator[EncodedBatch]:
