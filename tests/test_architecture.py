@@ -67,6 +67,7 @@ INSIDE_FUNCTIONS = {
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/frames.py"},
     "pyarrow": {"data/foreign.py", "data/places.py"},
+    "onnxruntime": {"stages/export.py"},
     "pytorchvideo": {"models/networks.py"},
 }
 ANYWHERE_IN = {
@@ -99,7 +100,9 @@ ANYWHERE_IN = {
         "cli/experiments.py",
         "cli/inspection.py",
         "cli/logits.py",
+        "cli/networks.py",
     },
+    "onnx": set[str](),  # torch writes it
 }
 HEAVY = {
     "av",
@@ -109,6 +112,7 @@ HEAVY = {
     "numpy",
     "numba",
     "nvidia",
+    "onnxruntime",
     "prometheus_client",
     "pyarrow",
     "pytorchvideo",
@@ -215,8 +219,13 @@ def layer_of(module: Path) -> str:
 
 
 def edges() -> Iterator[tuple[str, str, str, str]]:
-    """Every import of one of our modules by another: importer, its layer, imported, its layer."""
+    """Every import of one of our modules by another: importer, its layer, imported, its layer.
+
+    The package itself is a door for users, who find there what they need, when they ask for it.
+    """
     for module in MODULES:
+        if module == PACKAGE / "__init__.py":
+            continue
         for found in imports(module):
             imported = module_named(found.name)
             if imported is not None and imported != module:

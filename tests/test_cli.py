@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,11 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from tests.stages import trained_member
 from tests.test_manifest import mounted_disk
 from ukd_dist import pipeline
 from ukd_dist.cli import app
+from ukd_dist.data.shards import ShardSet
 from ukd_dist.resolution import load
 from ukd_dist.rundir import coordinating
 
@@ -464,4 +467,62 @@ def test_a_full_disk_is_told_what_to_do(here: Path) -> None:
     assert line == (
         f"{disk}/run/coordinator.lock: No space left on device; expected free space; "
         "free some space and run again: what is finished is kept"
+    )
+
+
+# --- Finished networks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network(tmp_path: Path, shards: ShardSet) -> Path:
+    """A finished student of rgb."""
+    trained_member.build(tmp_path / "trained", shards)
+    (directory,) = tmp_path.glob("trained/students/rgb-*")
+    return directory
+
+
+def test_predict_prints_a_line_a_video_and_goes_on_after_one_that_cannot_be_read(
+    network: Path, videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    first, second, *_ = sorted(videos.glob("videos/*/*.mp4"))
+    result = ukd("predict", network, first, tmp_path / "text.mp4", second)
+    assert result.returncode == 1, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(first), str(second)]
+    assert all(
+        re.search(r": [A-Z][a-z]+ [0-9.]+% \(([A-Z][a-z]+ [0-9.]+%, ){3}[A-Z]", line) for line in lines
+    )
+    told, summary = result.stderr.splitlines()
+    assert told.startswith(f"ukd: {tmp_path}/text.mp4: not a readable video (")
+    assert summary.startswith(f"ukd: 1 of 3 videos could not be read, first {tmp_path}/text.mp4; expected ")
+
+
+def test_predict_prints_a_json_object_a_video(network: Path, videos: Path) -> None:
+    folder = videos / "videos" / "Jump"
+    result = invoke("predict", network, folder, "--json", "--batch-size", "2", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["video"] for answer in answers] == [str(path) for path in sorted(folder.glob("*.mp4"))]
+    for answer in answers:
+        assert len(answer["top5"]) == 5
+        assert answer["top5"][0] == {key: answer[key] for key in ("class", "probability")}
+        probabilities = [entry["probability"] for entry in answer["top5"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_export_says_as_json_what_it_compared(network: Path, tmp_path: Path) -> None:
+    result = invoke("export", network, "--format", "onnx", "--out", tmp_path / "x.onnx", "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert (answer["file"], answer["classes"]) == (str(tmp_path / "x.onnx"), 11)
+    assert answer["difference"] <= answer["tolerance"] == 1e-4
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_folder_without_a_network_is_refused(here: Path, command: str) -> None:
+    line = told(invoke(command, "lists", *(["a.mp4"] if command == "predict" else [])), exit_code=2)
+    assert line == (
+        f"{here}/lists holds no finished student or teacher; expected ROOT/students/ID or ROOT/teachers/ID; "
+        "name one that `ukd status ROOT` calls done"
     )

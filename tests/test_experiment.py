@@ -303,6 +303,7 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         ),
         (["teachers.defaults.warmup_epochs=4"], "teachers.fleet[0]: warmup_epochs 4 leaves nothing of 4"),
         (["evaluate.fusion.two=[ukd, flow]"], "evaluate.fusion.two names unknown student 'flow'; expected"),
+        (["evaluate.views={kind: random}"], "evaluate: views: kind: random; expected centre or mean: a test"),
         (
             ["evaluate.fusion.two=[ukd, baseline]", "students.runs.0.seed=1"],
             "evaluate.fusion.two: ukd and baseline have no seed in common",

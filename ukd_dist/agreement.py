@@ -174,8 +174,16 @@ def check_place(data: Data, cluster: Cluster, where: str) -> None:
         )
 
 
-def check_fusion(evaluate: Evaluate, students: Sequence[Student], where: str) -> None:
-    """Refuse a fusion whose students cannot be paired by seed.
+def check_fusion(
+    evaluate: Evaluate, students: Sequence[Student], members: Collection[str], where: str
+) -> None:
+    """Refuse a fusion of nobody, or whose students cannot be paired by seed.
+
+    Args:
+        evaluate: The fusions.
+        students: Whose names they may hold.
+        members: Ids of the teachers and students that are trained, which they may hold as well.
+        where: The experiment's file.
 
     Raises:
         UsageError: One is unknown, they share no seed, or several runs have one seed.
@@ -183,14 +191,14 @@ def check_fusion(evaluate: Evaluate, students: Sequence[Student], where: str) ->
     names = {student.name for student in students}
     for fusion, pair in evaluate.fusion.items():
         for name in pair:
-            if name not in names:
+            if name not in names and name not in members:
                 raise UsageError(
                     f"{where}: evaluate.fusion.{fusion} names unknown student '{name}'",
-                    expected=f"one of {', '.join(sorted(names))}",
+                    expected=f"one of {', '.join(sorted(names))}, or a teacher's or student's id",
                     action="correct the name",
                 )
         first, second = ({s.seed for s in students if s.name == name} for name in pair)
-        if not first & second:
+        if names.issuperset(pair) and not first & second:
             raise UsageError(
                 f"{where}: evaluate.fusion.{fusion}: {' and '.join(pair)} have no seed in common, "
                 "by which they are paired",

@@ -237,12 +237,26 @@ class Evaluate(Settings):
     """What is evaluated beyond each network by itself."""
 
     fusion: dict[Name, tuple[Name, Name]] = Field(
-        default_factory=dict, description="two-stream late fusion: name -> two student names, paired by seed"
+        default_factory=dict,
+        description="late fusion: name -> two students by name, paired by seed, or members by id",
     )
     published: dict[Name, Percent] = Field(
         default_factory=dict,
         description="top-1 published elsewhere: student's or fusion's name -> percent, shown beside ours",
     )
+    views: Views = Field(
+        default_factory=Views, description="what students are evaluated on; teachers keep their own views"
+    )
+
+    @model_validator(mode="after")
+    def _views_are_one_opinion(self) -> Evaluate:
+        if self.views.kind == "random":
+            raise SettingsError(
+                "views: kind: random",
+                expected="centre or mean: a test video gets one prediction",
+                action="change kind",
+            )
+        return self
 
 
 class Cluster(Settings):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ukd_dist.stages.evaluate import Result
     from ukd_dist.stages.garbage import Collection
     from ukd_dist.stages.plan import Plan
+    from ukd_dist.stages.predict import Prediction
     from ukd_dist.stages.studied import Study
     from ukd_dist.stages.summary import Summary
     from ukd_dist.stages.verify import Verdict
@@ -29,6 +30,17 @@ def print_records(records: Sequence[Any], as_json: bool) -> None:
         return
     names = [name.replace("_", " ") for name in (documents[0] if documents else ())]
     _print_aligned([names, *([str(value) for value in document.values()] for document in documents)])
+
+
+def print_prediction(prediction: Prediction, as_json: bool) -> None:
+    """Print a video's classes as one line, at once."""
+    first, *others = prediction.top
+    if as_json:
+        top = [{"class": share.class_name, "probability": share.probability} for share in prediction.top]
+        print(json.dumps({"video": prediction.video, **top[0], "top5": top}), flush=True)
+        return
+    rest = ", ".join(f"{share.class_name} {share.probability:.1%}" for share in others)
+    print(f"{prediction.video}: {first.class_name} {first.probability:.1%} ({rest})", flush=True)
 
 
 def print_study(study: Study) -> None:

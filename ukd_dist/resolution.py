@@ -81,7 +81,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     _refuse_twins([s.id for s in students], where, "students.runs")
     check_modalities(data, [*fleet.values(), *runs], where)
     check_place(data, file.cluster, where)
-    check_fusion(file.evaluate, runs, where)
+    check_fusion(file.evaluate, runs, [*fleet, *(s.id for s in students)], where)
     check_published(file.evaluate, runs, where)
     whole = file.model_copy(update={"data": data, "root": file.root.absolute()})
     return Experiment(

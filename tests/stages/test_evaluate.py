@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 from tests.finished_shards import finish
 from tests.stages import fake_run
 from ukd_dist import manifest
+from ukd_dist.clip_config import Views
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.knowledge import logits_path, write_logits
 from ukd_dist.data.shards import SPLITS, Sample, ShardSet
-from ukd_dist.errors import DataError
+from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.experiment import Experiment, resolved
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory
@@ -27,6 +29,7 @@ from ukd_dist.stages.evaluate import (
     RESULTS_CSV,
     describe,
     evaluate,
+    logits_settings,
     read_fusions,
     read_result,
     write_results,
@@ -126,6 +129,63 @@ def test_every_member_and_fusion_is_scored_and_written(tmp_path: Path) -> None:
         assert [(row["id"], float(row["top1"])) for row in csv.DictReader(file)] == [
             (name, result.top1) for name, result in found.items() if result
         ]
+
+
+def test_members_by_id_are_fused_with_each_other_and_with_every_run_of_a_student(tmp_path: Path) -> None:
+    run, plain = RunDirectory(tmp_path), fake_run.experiment(tmp_path, STUDY)
+    teacher, far = plain.teachers[0].id, plain.students[-1].id
+    fused = f"{{{{each: [near, {teacher}], lone: [{teacher}, {far}]}}}}"
+    study = fake_run.experiment(tmp_path, STUDY.replace("{{both: [near, far]}}", fused))
+    logits = train(run, study, shard(run))
+
+    evaluate(context(run, study))
+
+    near = [student.id for student in study.students if student.settings.name == "near"]
+    pairs = {"each-s0": (near[0], teacher), "each-s1": (near[1], teacher), "lone-s0": (teacher, far)}
+    found = {fusion.id: fusion for fusion in read_fusions(run)}
+    assert list(found) == list(pairs)
+    for name, (first, second) in pairs.items():
+        scores_nc = probabilities(logits[first]) + probabilities(logits[second])
+        assert found[name].correct == (scores_nc.argmax(axis=1) == LABELS).sum()
+    assert [found[name].modality for name in pairs] == ["rgb+rgb", "rgb+rgb", "rgb+flow"]
+
+    manifest.commit(run.teacher(teacher), "teacher", {}, {"shards": "other"}, [])
+    assert read_fusions(run) == []
+
+
+def test_students_are_scored_again_once_other_views_are_evaluated(tmp_path: Path) -> None:
+    run, study = RunDirectory(tmp_path), fake_run.experiment(tmp_path, STUDY)
+    shards = shard(run)
+    train(run, study, shards)
+    evaluate(context(run, study))
+    before = read_result(run.student(study.students[0].id))
+    mean = study.evaluate.model_copy(update={"views": Views(kind="mean", clips=10, crops=3)})
+    several = replace(study, evaluate=mean)
+    with pytest.raises(MismatchError, match=r"was made with settings.views = nothing; expected mean-10x3"):
+        evaluate(context(run, several))
+
+    logits = {}
+    for number, student in enumerate(study.students):
+        directory = run.student(student.id)
+        made = manifest.read(directory)
+        assert made is not None
+        logits[student.id] = infer(directory, shards, 20 + number)
+        files = [logits_path(directory, "test").name]
+        inputs = {"student": made.digest()}
+        manifest.commit(directory / "logits", "logits", logits_settings(mean.views), inputs, files)
+    evaluate(context(run, several))
+
+    for student in study.students:
+        result = read_result(run.student(student.id))
+        assert result is not None
+        assert result.views == "mean-10x3"
+        assert result.correct == (logits[student.id].argmax(axis=1) == LABELS).sum()
+    assert [fusion.views for fusion in read_fusions(run)] == ["mean-10x3"] * 2
+    teacher = read_result(run.teacher(study.teachers[0].id))
+    assert (before is not None and before.views, teacher is not None and teacher.views) == (
+        "centre",
+        "centre",
+    )
 
 
 def test_what_was_evaluated_gives_the_same_files_when_evaluated_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from ukd_dist.cli import costs, data, experiments, inspection, logits
+from ukd_dist.cli import costs, data, experiments, inspection, logits, networks
 
 
 def _assemble() -> typer.Typer:
@@ -31,6 +31,8 @@ def _assemble() -> typer.Typer:
         inspection.report,
         inspection.verify,
         costs.gc,
+        networks.predict,
+        networks.export,
         inspection.doctor,
     )
     for command in others:

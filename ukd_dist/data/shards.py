@@ -189,7 +189,7 @@ class ShardSet:
                 expected=f"a manifest of shards, not of a {found.kind}" if found else "a manifest",
                 action="make them with `ukd shard`",
             )
-        _check_flow(directory, found.settings)
+        check_flow(directory, found.settings)
         manifest.verify(directory, found, [n for n in found.files if check or not n.endswith(".tar")])
         self.directory = directory
         self.digest = found.digest()
@@ -248,7 +248,16 @@ class ShardSet:
         return places
 
 
-def _check_flow(directory: Path, settings: dict[str, Any]) -> None:
+def check_flow(directory: Path, settings: dict[str, Any]) -> None:
+    """Refuse shards whose flow this version would read wrongly.
+
+    Args:
+        directory: The shards.
+        settings: Those of their manifest.
+
+    Raises:
+        DataError: Its levels are spread otherwise.
+    """
     levels = settings.get("flow_levels", "even")
     if "flow" in settings.get("modalities", ()) and levels != FLOW_LEVELS:
         raise DataError(

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ukd_dist import manifest
+from ukd_dist.clip_config import Views
 from ukd_dist.cluster import Job
 from ukd_dist.data.knowledge import CHECKS, LOGITS, logits_path, open_finished, write_logits
 from ukd_dist.data.shard_cache import open_to_decode
@@ -22,6 +23,7 @@ from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
+from ukd_dist.stages.pairing import Member, Pair, pairs
 from ukd_dist.stages.tables import write_changed, write_table
 from ukd_dist.training.inference import WEIGHTS, infer, load_weights
 from ukd_dist.training.setup import build_network, prepare_device
@@ -29,7 +31,6 @@ from ukd_dist.training.setup import build_network, prepare_device
 RESULT = "result.json"
 FUSIONS = "fusions.json"
 RESULTS_CSV = "results.csv"
-Pair = tuple[StudentMember, StudentMember]
 _COLUMNS = ("kind", "id", "name", "modality", "seed", "target", "top1", "correct", "clips")
 
 
@@ -45,6 +46,7 @@ class Subject:
         seed: Seed of the training.
         target: Name of a student's target, or empty.
         of: Digest of what was evaluated; of a fusion both, joined by '+'.
+        views: Name of the views that were seen of each video; of a fusion both, where they differ.
     """
 
     kind: str
@@ -54,6 +56,7 @@ class Subject:
     seed: int
     target: str = ""
     of: str
+    views: str = CENTRE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +88,8 @@ def evaluate(context: Context) -> None:
     shards = ShardSet(run.shards, check=False)
     _check_trained(context, shards)
     _infer_students(context)
-    members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
-    results = [_evaluate_member(run, shards, member) for member in members]
+    members: list[Member] = [*experiment.teachers, *experiment.students]
+    results = [_evaluate_member(run, shards, member, experiment.evaluate.views) for member in members]
     results += [_fuse(run, shards, subject, pair) for subject, pair in fusions(run, experiment)]
     if write_results(run, results):
         with Recorder(run.metrics, run=experiment.name, stage="evaluate") as recorder:
@@ -141,16 +144,18 @@ def read_result(directory: Path) -> Result | None:
 
 
 def read_fusions(run: RunDirectory) -> list[Result]:
-    """The fusions that were evaluated, less those of a student that was made again since.
+    """The fusions that were evaluated, less those of a member that was made again since.
 
-    One of students that the experiment pairs no more is among them; its `of` differs from `fusions`'.
+    One of members that the experiment pairs no more is among them; its `of` differs from `fusions`'.
     """
     path = run.report / FUSIONS
     if not path.is_file():
         return []
     with _naming_damage(path):
         results = [Result(**document) for document in json.loads(path.read_text(encoding="utf-8"))]
-    digests = {_digest(directory) for directory in run.finished_students()}
+    teachers = (path.parent for path in run.root.glob(f"teachers/*/{manifest.FILENAME}"))
+    members = [*run.finished_students(), *teachers]
+    digests = {_digest(directory) for directory in members}
     return [result for result in results if digests.issuperset(result.of.split("+"))]
 
 
@@ -166,21 +171,29 @@ def _naming_damage(path: Path) -> Iterator[None]:
 
 
 def fusions(run: RunDirectory, experiment: Experiment) -> list[tuple[Subject, Pair]]:
-    """Each fusion that the experiment asks for and the two students that it fuses, paired by seed."""
-    students = {(s.settings.name, s.settings.seed): s for s in experiment.students}
+    """Each fusion that the experiment asks for and the two members that it fuses."""
     found = []
-    for name, (first, second) in experiment.evaluate.fusion.items():
-        for seed in sorted(s for one, s in students if one == first and (second, s) in students):
-            pair = students[first, seed], students[second, seed]
-            modality = "+".join(s.settings.modality for s in pair)
-            of = "+".join(_digest(run.student(s.id)) for s in pair)
-            fusion_id = f"{name}-s{seed}"
-            fused = Subject(kind="fusion", id=fusion_id, name=name, modality=modality, seed=seed, of=of)
-            found.append((fused, pair))
+    for name, seed, pair in pairs(experiment):
+        views = dict.fromkeys(_views(member, experiment.evaluate.views).name for member in pair)
+        fused = Subject(
+            kind="fusion",
+            id=f"{name}-s{seed}",
+            name=name,
+            modality="+".join(member.settings.modality for member in pair),
+            seed=seed,
+            of="+".join(_digest(describe(run, member)[3]) for member in pair),
+            views="+".join(views),
+        )
+        found.append((fused, pair))
     return found
 
 
-def describe(run: RunDirectory, member: TeacherMember | StudentMember) -> tuple[str, str, str, Path]:
+def _views(member: Member, of_students: Views) -> Views:
+    """What a member's test logits speak of."""
+    return member.settings.views.evaluated if isinstance(member, TeacherMember) else of_students
+
+
+def describe(run: RunDirectory, member: Member) -> tuple[str, str, str, Path]:
     """A member's kind, its name in tables, its target's name (or nothing) and its directory."""
     if isinstance(member, TeacherMember):
         fold = "" if member.settings.fold is None else f"-f{member.settings.fold}"
@@ -189,8 +202,8 @@ def describe(run: RunDirectory, member: TeacherMember | StudentMember) -> tuple[
     return "student", member.settings.name, target, run.student(member.id)
 
 
-def infer_student(root: Path, member: StudentMember, shard_cache: Path | None = None) -> None:
-    """Write a student's test logits (a Ray task)."""
+def infer_student(root: Path, member: StudentMember, views: Views, shard_cache: Path | None = None) -> None:
+    """Write a student's test logits of some views (a Ray task)."""
     run = RunDirectory(root)
     directory = run.student(member.id)
     found = manifest.read(directory)
@@ -200,22 +213,26 @@ def infer_student(root: Path, member: StudentMember, shard_cache: Path | None = 
     shards = open_to_decode(run.shards, shard_cache)
     model = build_network(member.settings, len(shards.classes))
     load_weights(model, directory / WEIGHTS)
-    logits_nc = infer(model.to(device), shards, "test", member.settings, device)
+    logits_nc = infer(model.to(device), shards, "test", member.settings, device, views)
     rows = shards.rows["test"]
     none = torch.zeros(len(rows), dtype=torch.bool)
     path = logits_path(directory, "test")
-    checks = write_logits(path, logits_nc, rows, "test", view=CENTRE, trained_on=none)
+    checks = write_logits(path, logits_nc, rows, "test", view=views.name, trained_on=none)
     summary = {CHECKS: {path.name: checks}}
-    manifest.commit(path.parent, "logits", {}, {"student": found.digest()}, [path.name], summary)
+    manifest.commit(
+        path.parent, "logits", logits_settings(views), {"student": found.digest()}, [path.name], summary
+    )
+
+
+def logits_settings(views: Views) -> dict[str, str]:
+    """What the manifest of a student's test logits records: nothing of the centre, as at first."""
+    return {} if views.name == CENTRE else {"views": views.name}
 
 
 def _check_trained(context: Context, shards: ShardSet) -> None:
     """Refuse members that are not trained, or were trained on other shards or targets."""
     run = context.run
-    members: list[TeacherMember | StudentMember] = [
-        *context.experiment.teachers,
-        *context.experiment.students,
-    ]
+    members: list[Member] = [*context.experiment.teachers, *context.experiment.students]
     for member in members:
         kind, _, _, directory = describe(run, member)
         of = student_inputs(run, member) if isinstance(member, StudentMember) else {"shards": shards.digest}
@@ -229,11 +246,12 @@ def _check_trained(context: Context, shards: ShardSet) -> None:
 
 def _infer_students(context: Context) -> None:
     run = context.run
-    jobs = []
+    jobs, views = [], context.experiment.evaluate.views
     for member in context.experiment.students:
         directory = run.student(member.id)
-        if not context.finished(directory / "logits", "logits", {}, {"student": _digest(directory)}):
-            arguments = (run.root, member, context.experiment.cluster.shard_cache)
+        inputs = {"student": _digest(directory)}
+        if not context.finished(directory / "logits", "logits", logits_settings(views), inputs):
+            arguments = (run.root, member, views, context.experiment.cluster.shard_cache)
             jobs.append(Job(member.id, infer_student, arguments, member.settings.resources))
     if not jobs:
         return
@@ -250,21 +268,30 @@ def _digest(directory: Path) -> str:
     return found.digest() if found else ""
 
 
-def _evaluate_member(run: RunDirectory, shards: ShardSet, member: TeacherMember | StudentMember) -> Result:
+def _evaluate_member(run: RunDirectory, shards: ShardSet, member: Member, of_students: Views) -> Result:
     kind, name, target, directory = describe(run, member)
+    views = _views(member, of_students).name
     known = read_result(directory)
-    if known is not None:
+    if known is not None and known.views == views:
         return known
-    modality, seed, of = member.settings.modality, member.settings.seed, _digest(directory)
-    subject = Subject(kind=kind, id=member.id, name=name, modality=modality, seed=seed, target=target, of=of)
+    subject = Subject(
+        kind=kind,
+        id=member.id,
+        name=name,
+        modality=member.settings.modality,
+        seed=member.settings.seed,
+        target=target,
+        of=_digest(directory),
+        views=views,
+    )
     result = score(_test_logits(directory, shards), shards, subject)
     manifest.write_atomically(directory / RESULT, json.dumps(asdict(result), indent=1).encode())
     return result
 
 
 def _fuse(run: RunDirectory, shards: ShardSet, subject: Subject, pair: Pair) -> Result:
-    """Two-stream late fusion: the mean of two students' probabilities."""
-    probs = [_test_logits(run.student(s.id), shards).softmax(dim=1) for s in pair]
+    """Late fusion: the mean of two members' probabilities."""
+    probs = [_test_logits(describe(run, member)[3], shards).softmax(dim=1) for member in pair]
     return score((probs[0] + probs[1]) / 2, shards, subject)
 
 

@@ -1,0 +1,37 @@
+"""Which members a fusion joins: students by name, paired by seed, or single members by id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
+
+Member = TeacherMember | StudentMember
+Pair = tuple[Member, Member]
+_Runs = dict[int | None, Member]
+
+
+def pairs(experiment: Experiment) -> Iterator[tuple[str, int, Pair]]:
+    """The name, seed and two members of each fusion of an experiment.
+
+    Students by name are paired by seed; a member by its id is paired with every run of the other, and two of
+    those have the first one's seed.
+    """
+    for name, parts in experiment.evaluate.fusion.items():
+        first, second = (_runs(experiment, part) for part in parts)
+        for seed in _seeds(first, second):
+            yield name, seed, (first.get(seed) or first[None], second.get(seed) or second[None])
+
+
+def _runs(experiment: Experiment, part: str) -> _Runs:
+    """A student's runs by seed, or the one member of an id, under None."""
+    runs: _Runs = {s.settings.seed: s for s in experiment.students if s.settings.name == part}
+    everyone: list[Member] = [*experiment.teachers, *experiment.students]
+    return runs or {None: next(member for member in everyone if member.id == part)}
+
+
+def _seeds(first: _Runs, second: _Runs) -> list[int]:
+    if None in first and None in second:
+        return [first[None].settings.seed]
+    seeds = {seed for seed in (*first, *second) if seed is not None}
+    return sorted(seed for seed in seeds if all(seed in runs or None in runs for runs in (first, second)))
