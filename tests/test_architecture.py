@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 VOCABULARY = {
     "agreement",
+    "cancellation",
     "errors",
     "config",
     "data_config",
@@ -58,11 +59,17 @@ KNOWS = {
     "pipeline": {"vocabulary", "models", "data", "cluster", "stages"},
     "doctor": {"vocabulary", "data"},
     "printing": {"vocabulary", "stages", "doctor"},
-    "cli": {"vocabulary", "data", "stages", "pipeline", "doctor", "printing"},
+    "cli": {"vocabulary", "data", "cluster", "stages", "pipeline", "doctor", "printing"},
 }
 
 INSIDE_FUNCTIONS = {
-    "ray": {"cluster/scheduler.py", "cluster/ranks.py", "cluster/localnodes.py", "cluster/worker.py"},
+    "ray": {
+        "cluster/scheduler.py",
+        "cluster/ranks.py",
+        "cluster/localnodes.py",
+        "cluster/worker.py",
+        "cluster/submission.py",
+    },
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/frames.py"},
     "pyarrow": {"data/foreign.py", "data/places.py"},
@@ -96,6 +103,7 @@ ANYWHERE_IN = {
         "cli/data.py",
         "cli/experiments.py",
         "cli/logits.py",
+        "cli/runs.py",
     },
 }
 HEAVY = {

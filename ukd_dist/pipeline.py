@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ukd_dist import resolution
+from ukd_dist.cancellation import cancellable
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.sources import read_source
 from ukd_dist.errors import BusyError, MismatchError, UkdError, UsageError
@@ -87,6 +88,7 @@ def run(
     try:
         with (
             coordinating(experiment) as directory,
+            cancellable(directory),
             _working(directory, experiment, progress, replace) as work,
         ):
             for name in stages:
@@ -118,6 +120,7 @@ def study(experiment: Experiment, scope: Mapping[str, object], *, progress: Prog
     wanted = validate(Scope, dict(scope), "ukd study", ())
     with (
         coordinating(experiment) as directory,
+        cancellable(directory),
         _working(directory, experiment, progress, replace=False) as work,
     ):
         done = score_targets(work, wanted)

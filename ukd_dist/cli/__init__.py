@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from ukd_dist.cli import data, experiments, inspection, logits
+from ukd_dist.cli import data, experiments, inspection, logits, runs
 
 
 def _assemble() -> typer.Typer:
@@ -29,6 +29,8 @@ def _assemble() -> typer.Typer:
         inspection.status,
         inspection.report,
         inspection.verify,
+        runs.submit,
+        runs.cancel,
         inspection.doctor,
     )
     for command in others:
