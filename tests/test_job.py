@@ -162,7 +162,7 @@ def test_a_coordinator_whose_cpus_never_come_is_taken_back(
     done = call([sys.executable, "-m", "ukd_dist.cli", *command, "--cpus", "99"])
 
     assert (done.returncode, done.stdout) == (1, "")
-    (line,) = done.stderr.splitlines()
+    (line,) = done.stderr.splitlines()  # nothing of Ray's own
     job, _, rest = line.removeprefix("ukd: ").partition(" did not start in time (")
     assert rest.endswith(
         "; expected a node with 99 CPUs free; "

@@ -83,7 +83,8 @@ def submission_id(experiment: Experiment) -> str:
 def _client(address: str | None) -> Any:
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for module in ("ray", "ray.dashboard.modules.dashboard_sdk"):  # the latter has a level of its own
+        logging.getLogger(module).setLevel(logging.ERROR)
     if address is not None:
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # RAY_ADDRESS would win over an argument (ray 2.60)
     try:
