@@ -20,6 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 VOCABULARY = {
     "agreement",
     "clip_config",
+    "cancellation",
     "errors",
     "config",
     "data_config",
@@ -59,11 +60,17 @@ KNOWS = {
     "pipeline": {"vocabulary", "models", "data", "cluster", "stages"},
     "doctor": {"vocabulary", "data"},
     "printing": {"vocabulary", "stages", "doctor"},
-    "cli": {"vocabulary", "data", "stages", "pipeline", "doctor", "printing"},
+    "cli": {"vocabulary", "data", "cluster", "stages", "pipeline", "doctor", "printing"},
 }
 
 INSIDE_FUNCTIONS = {
-    "ray": {"cluster/scheduler.py", "cluster/ranks.py", "cluster/localnodes.py", "cluster/worker.py"},
+    "ray": {
+        "cluster/scheduler.py",
+        "cluster/ranks.py",
+        "cluster/localnodes.py",
+        "cluster/worker.py",
+        "cluster/submission.py",
+    },
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/frames.py"},
     "pyarrow": {"data/foreign.py", "data/places.py"},
@@ -101,6 +108,7 @@ ANYWHERE_IN = {
         "cli/inspection.py",
         "cli/logits.py",
         "cli/networks.py",
+        "cli/runs.py",
     },
     "onnx": set[str](),  # torch writes it
 }

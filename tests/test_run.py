@@ -281,6 +281,33 @@ def test_an_interrupted_run_says_so_and_fails(undisturbed: Path, tmp_path: Path)
     assert said(root).read_text().splitlines()[-1] == "ukd: interrupted; run again to go on"
 
 
+def test_a_cancelled_run_goes_on_to_the_bytes_of_an_undisturbed_one(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    root, student = undistilled(undisturbed, tmp_path)
+
+    with running(root) as process:
+        wait_until("an epoch", lambda: bool(read_history(student)))
+        cancelled = subprocess.run(
+            [sys.executable, "-m", "ukd_dist.cli", "cancel", str(root)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        process.wait(timeout=60)
+    (first_epoch, *_) = read_history(student)
+    again = subprocess.run(command(root), capture_output=True, text=True, timeout=400, check=False)
+
+    assert cancelled.stdout.startswith(f"{root}: process {process.pid} on "), cancelled.stderr
+    assert process.returncode == 1
+    (line,) = [line for line in said(root).read_text().splitlines() if line.startswith("ukd: ")]
+    assert line.startswith(f"ukd: {root} was cancelled by process ")
+    assert again.returncode == 0, again.stderr
+    assert read_history(student)[0] == first_epoch
+    assert made(root) == made(undisturbed)
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_ten_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
     undisturbed: Path, tmp_path: Path

@@ -51,6 +51,10 @@ class BusyError(UkdError):
     """Another coordinator works on this run directory."""
 
 
+class CancelledError(UkdError):
+    """`ukd cancel` stopped this run."""
+
+
 class ResourceError(UkdError):
     """The machine or cluster lacks what was asked for."""
 

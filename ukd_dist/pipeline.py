@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ukd_dist import resolution
+from ukd_dist.cancellation import cancellable
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
@@ -100,6 +101,7 @@ def run(
     try:
         with (
             coordinating(experiment) as directory,
+            cancellable(directory),
             _working(directory, experiment, progress, replace) as work,
         ):
             for name in stages:
@@ -131,6 +133,7 @@ def study(experiment: Experiment, scope: Mapping[str, object], *, progress: Prog
     wanted = validate(Scope, dict(scope), "ukd study", ())
     with (
         coordinating(experiment) as directory,
+        cancellable(directory),
         _working(directory, experiment, progress, replace=False) as work,
     ):
         done = score_targets(work, wanted)

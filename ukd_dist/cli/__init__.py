@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from ukd_dist.cli import costs, data, experiments, inspection, logits, networks
+from ukd_dist.cli import costs, data, experiments, inspection, logits, networks, runs
 
 
 def _assemble() -> typer.Typer:
@@ -33,6 +33,8 @@ def _assemble() -> typer.Typer:
         costs.gc,
         networks.predict,
         networks.export,
+        runs.submit,
+        runs.cancel,
         inspection.doctor,
     )
     for command in others:
