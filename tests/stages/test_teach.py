@@ -141,7 +141,7 @@ def test_a_teachers_weights_are_those_of_a_training_on_its_rows_alone(
         train(
             PlainEngine(model, build_optimizer(settings, model), cpu),
             supervised(settings),
-            lambda epochs: clips_of(shards, settings, epochs, rows),
+            lambda epochs, _: clips_of(shards, settings, epochs, rows),
             settings,
             rows=shards.rows["train"],
             directory=tmp_path,

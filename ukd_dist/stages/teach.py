@@ -70,7 +70,9 @@ def train_teacher(root: Path, run_name: str, member: TeacherMember, shard_cache:
         train(
             PlainEngine(model, build_optimizer(settings, model), device),
             supervised(settings),
-            lambda epochs: training_clips(shards, settings, epochs, device, rows=np.flatnonzero(trained_on)),
+            lambda epochs, step: training_clips(
+                shards, settings, epochs, device, rows=np.flatnonzero(trained_on), first_step=step
+            ),
             settings,
             rows=shards.rows["train"],
             directory=directory,
