@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 VOCABULARY = {
     "agreement",
+    "attempts",
     "errors",
     "config",
     "data_config",
@@ -26,6 +27,7 @@ VOCABULARY = {
     "expansion",
     "settings",
     "experiment",
+    "heartbeat",
     "manifest",
     "metrics",
     "progress",
@@ -62,7 +64,15 @@ KNOWS = {
 }
 
 INSIDE_FUNCTIONS = {
-    "ray": {"cluster/scheduler.py", "cluster/ranks.py", "cluster/localnodes.py", "cluster/worker.py"},
+    "ray": {
+        "cluster/failures.py",
+        "cluster/localnodes.py",
+        "cluster/nodes.py",
+        "cluster/ranks.py",
+        "cluster/scheduler.py",
+        "cluster/tasks.py",
+        "cluster/worker.py",
+    },
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/frames.py"},
     "pyarrow": {"data/foreign.py", "data/places.py"},

@@ -215,7 +215,7 @@ def test_a_run_killed_while_teaching_ends_with_the_bytes_of_an_undisturbed_one(
     for name in ("teachers", "targets", "students", "report"):
         remove(root / name)
     with running(root) as process:
-        wait_until("a checkpoint", lambda: any(root.glob("teachers/*/checkpoint/*/manifest.json")))
+        wait_until("a checkpoint", lambda: any(root.glob("teachers/*/attempts/*/checkpoint/*/manifest.json")))
         process.kill()
         process.wait()
     states = {m.state for m in read_status(RunDirectory(root), load(root))}

@@ -52,7 +52,13 @@ class StudentMember:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A validated experiment with every grid expanded; `imported` are the ids of teachers from elsewhere."""
+    """A validated experiment with every grid expanded.
+
+    Attributes:
+        imported: Ids of teachers from elsewhere.
+        quorum: How many of `teachers` must be finished before targets are made.
+        hang_minutes: After how long without a step a teacher counts as hung.
+    """
 
     name: str
     root: Path
@@ -64,6 +70,8 @@ class Experiment:
     evaluate: Evaluate
     cluster: Cluster
     document: dict[str, Any]
+    quorum: int
+    hang_minutes: float
 
     def to_yaml(self) -> str:
         """The experiment as a file that resolves to the same members."""

@@ -279,3 +279,38 @@ def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
+
+
+def write_checkpoints(folder: Path, word: str, *positions: Position) -> Path:
+    for position in positions:
+        Checkpoints(folder, {}, {}).save(position, {"word": word})
+    return folder
+
+
+def test_the_newest_checkpoints_of_others_are_taken_over_and_the_others_keep_theirs(tmp_path: Path) -> None:
+    first = write_checkpoints(tmp_path / "1", "first", Position(1), Position(2, 7))
+    second = write_checkpoints(tmp_path / "2", "second", Position(1), Position(2))
+    own = Checkpoints(tmp_path / "3", {}, {})
+
+    own.take([tmp_path / "nobody", first, second])
+
+    assert own.latest() == Position(2, 7)
+    assert own.load(Position(2, 7), CPU) == {"word": "first"}
+    assert own.load(Position(2), CPU) == {"word": "second"}
+    own.save(Position(2), {"word": "own"})
+    assert Checkpoints(second, {}, {}).load(Position(2), CPU) == {"word": "second"}
+
+
+def test_of_equal_checkpoints_the_last_ones_is_taken(tmp_path: Path) -> None:
+    others = [write_checkpoints(tmp_path / word, word, Position(3)) for word in ("first", "second")]
+    own = Checkpoints(tmp_path / "own", {}, {})
+    own.take(others)
+    assert own.load(own.latest(), CPU) == {"word": "second"}
+
+
+def test_a_checkpoint_that_is_being_written_or_dropped_is_passed_over(tmp_path: Path) -> None:
+    other = write_checkpoints(tmp_path / "other", "sound", Position(1), Position(2))
+    (other / "epoch-0002/manifest.json").unlink()
+    own = Checkpoints(tmp_path / "own", {}, {})
+    own.take([other])
+    assert own.latest() == Position(1)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,8 +61,27 @@ class Checkpoints:
         torch.save(state, buffer)
         manifest.write_atomically(directory / _STATE, buffer.getvalue())
         manifest.commit(directory, "checkpoint", self._settings, self._inputs, [_STATE])
-        for old in self._all()[:-KEPT]:
+        for old in _all(self._directory)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def take(self, others: Sequence[Path]) -> None:
+        """Take over the newest checkpoints of other directories, the later directory's where two are equal.
+
+        Links where the file system has them: a checkpoint's files are never changed, only replaced. Whoever
+        made them may be at work still, and drop one while it is being taken.
+        """
+        found = {_position(path): path for other in others for path in _all(other)}
+        for position in sorted(found, reverse=True)[:KEPT]:
+            source, own = found[position], self._directory / position.name
+            own.mkdir(parents=True, exist_ok=True)
+            try:
+                for name in (
+                    _STATE,
+                    manifest.FILENAME,
+                ):  # the manifest last: without it there is no checkpoint
+                    _link(source / name, own / name)
+            except FileNotFoundError:
+                shutil.rmtree(own)
 
     def latest(self) -> Position:
         """Position of the newest sound checkpoint; the beginning where there is none.
@@ -70,7 +91,7 @@ class Checkpoints:
             DataError: Every checkpoint is damaged.
         """
         damaged: DataError | None = None
-        for directory in reversed(self._all()):
+        for directory in reversed(_all(self._directory)):
             try:
                 found = manifest.finished(directory, "checkpoint", self._settings, self._inputs)
                 if found is None:
@@ -101,9 +122,19 @@ class Checkpoints:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         return state
 
-    def _all(self) -> list[Path]:
-        found = [path for path in self._directory.glob("epoch-*") if _NAME.fullmatch(path.name)]
-        return sorted(found, key=_position)
+
+def _all(directory: Path) -> list[Path]:
+    found = [path for path in directory.glob("epoch-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_position)
+
+
+def _link(source: Path, own: Path) -> None:
+    try:
+        os.link(source, own)
+    except FileNotFoundError:
+        raise
+    except OSError:  # no links here, or none to there
+        shutil.copy2(source, own)
 
 
 def _position(directory: Path) -> Position:

@@ -1,7 +1,7 @@
 """The training loop, one for teachers and students: what differs is the engine and the objective.
 
-Everything random is a function of (seed, epoch, rank) and of the steps before in that epoch, which a checkpoint
-within the epoch holds, so a training that was cut off goes on as if nothing had happened.
+Everything random is a function of (seed, epoch, rank) and of the steps before in that epoch, whose outcome a
+checkpoint within it holds, so a training that was cut off goes on as if nothing had happened.
 """
 
 from __future__ import annotations
