@@ -21,6 +21,7 @@ VOCABULARY = {
     "agreement",
     "clip_config",
     "cancellation",
+    "attempts",
     "errors",
     "config",
     "data_config",
@@ -28,6 +29,7 @@ VOCABULARY = {
     "expansion",
     "settings",
     "experiment",
+    "heartbeat",
     "manifest",
     "metrics",
     "progress",
@@ -65,11 +67,14 @@ KNOWS = {
 
 INSIDE_FUNCTIONS = {
     "ray": {
-        "cluster/scheduler.py",
-        "cluster/ranks.py",
+        "cluster/failures.py",
         "cluster/localnodes.py",
-        "cluster/worker.py",
+        "cluster/nodes.py",
+        "cluster/ranks.py",
+        "cluster/scheduler.py",
         "cluster/submission.py",
+        "cluster/tasks.py",
+        "cluster/worker.py",
     },
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/frames.py"},

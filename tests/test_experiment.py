@@ -356,6 +356,8 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
             "teacher x3d_tiny-rgb-s3 has folds of its own; expected those of data.folds, the same for every",
         ),
         (["teachers.imported=[a, b, a]"], "teachers: imported names one twice: a, b, a; expected each once"),
+        (["teachers.quorum=6"], "teachers.quorum is 6, and the fleet has 5 members; expected at most all"),
+        (["teachers.quorum=1.5"], "teachers.quorum: quorum 1.5 is no share; expected a whole number of mem"),
         (
             [f"teachers.imported=[{study().teachers[0].id}]"],
             f"teachers holds {study().teachers[0].id} twice; expected members that differ",
@@ -650,6 +652,10 @@ def test_equal_settings_said_otherwise_give_the_same_ids() -> None:
     [
         "teachers.defaults.resources={cpus: 8, gpus: 0.5, memory_gib: 4}",
         "students.defaults.resources={cpus: 2}",
+        "teachers.defaults.resources={node_labels: {accelerator: H100}, priority: 3}",
+        "teachers.quorum=2",
+        "teachers.hang_minutes=5",
+        "cluster.checkpoint_minutes=1",
         "cluster={local_nodes: 2, max_failures: 0, reduce_rows: 8, metrics_port: null}",
         "cluster.address=ray://elsewhere:10001",
         "root=/elsewhere",
@@ -961,6 +967,11 @@ def test_a_file_without_an_experiment_is_told_what_one_holds(text: str) -> None:
 
 
 # --- Networks, which only the pipeline knows ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("said", "quorum"), [("null", 5), ("2", 2), ("1.0", 5), ("0.8", 4), ("0.5", 3)])
+def test_a_quorum_is_a_number_of_members_or_a_share_of_them(said: str, quorum: int) -> None:
+    assert study(f"teachers.quorum={said}").quorum == quorum
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ from safetensors.torch import load_file
 from tests.method import oracle
 from tests.store import Store
 from ukd_dist import manifest, pipeline
+from ukd_dist.attempts import read_attempts
 from ukd_dist.config import Cluster
 from ukd_dist.data.knowledge import logits_name, write_logits
 from ukd_dist.data.shards import Rows, ShardSet
-from ukd_dist.errors import DataError, MismatchError, ResourceError, UkdError
+from ukd_dist.errors import DataError, IncompleteError, MismatchError, ResourceError, UkdError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, read_history
@@ -215,7 +216,7 @@ def test_a_run_killed_while_teaching_ends_with_the_bytes_of_an_undisturbed_one(
     for name in ("teachers", "targets", "students", "report"):
         remove(root / name)
     with running(root) as process:
-        wait_until("a checkpoint", lambda: any(root.glob("teachers/*/checkpoint/*/manifest.json")))
+        wait_until("a checkpoint", lambda: any(root.glob("teachers/*/attempts/*/checkpoint/*/manifest.json")))
         process.kill()
         process.wait()
     states = {m.state for m in read_status(RunDirectory(root), load(root))}
@@ -444,6 +445,26 @@ def test_a_teacher_that_fails_is_named_and_the_others_are_kept(undisturbed: Path
 
     states = [m.state for m in read_status(RunDirectory(root), failing) if m.kind == "teacher"]
     assert states == ["done", "failed"]
+
+
+def test_a_run_goes_on_without_a_teacher_where_the_others_are_enough_and_fails_at_its_end(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    root = copy(undisturbed, tmp_path)
+    fleet = "teachers.fleet.0={grid: {modality: [rgb], lr: [0.05, 1.0e+30]}}"
+    lacking = pipeline.load(TINY, [f"root={root}", fleet, "teachers.quorum=1"])
+    there, missing = (teacher.id for teacher in lacking.teachers)
+
+    with pytest.raises(
+        IncompleteError, match=rf"1 of 1 teachers failed.*; missing: {missing}; expected all 2"
+    ):
+        pipeline.run(lacking, ["teach", "reduce"], progress=Progress())
+
+    found = manifest.read(RunDirectory(root).target(lacking.targets[0].id))
+    assert found is not None
+    assert (found.summary["teachers"], found.summary["missing"]) == ([there], [missing])
+    assert [line.outcome for line in read_attempts(RunDirectory(root).teacher(missing))] == ["not_finite"] * 3
+    assert missing in (root / "report/index.html").read_text()
 
 
 def test_an_address_without_a_cluster_is_answered(tmp_path: Path) -> None:

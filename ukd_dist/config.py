@@ -18,6 +18,7 @@ from ukd_dist.settings import Name, Settings, SettingsError
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 Keep = Literal["all", "weights", "logits"]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 
 NO_TARGETS = "none"
 
@@ -37,6 +38,10 @@ class Resources(Settings):
         gt=0,
         description="host memory for a process's decoded training videos, GiB; null decodes clips one by one",
     )
+    node_labels: dict[str, Label] = Field(
+        default_factory=dict, description="run only on nodes with these labels (`ray start --labels`)"
+    )
+    priority: int = Field(0, description="who starts first: the higher one, then as the file has them")
 
     @model_validator(mode="after")
     def _several_gpus_are_whole(self) -> Resources:
@@ -211,6 +216,26 @@ class Teachers(Expandable):
         description="what stays on disk of a finished teacher: all; weights: no checkpoints, which hold the "
         "optimizer's state; logits: no weights either",
     )
+    quorum: int | float | None = Field(
+        None,
+        gt=0,
+        description="members of the fleet without which no target is made: a number, or a share such as 0.9; "
+        "null: all",
+    )
+    hang_minutes: float = Field(
+        20.0, gt=0, description="a member that makes no step for so long is stopped and starts again, minutes"
+    )
+
+    @field_validator("quorum")
+    @classmethod
+    def _a_share_is_at_most_all(cls, quorum: int | float | None) -> int | float | None:
+        if isinstance(quorum, float) and quorum > 1:
+            raise SettingsError(
+                f"quorum {quorum:g} is no share",
+                expected="a whole number of members, or a share of at most 1.0",
+                action="correct it",
+            )
+        return quorum
 
     @model_validator(mode="after")
     def _somebody_teaches(self) -> Teachers:
@@ -270,7 +295,12 @@ class Cluster(Settings):
     cpus_per_node: int | None = Field(
         None, ge=1, description="of a local node; default: the cores shared equally"
     )
-    max_failures: int = Field(3, ge=0, description="times that a lost process is started again")
+    max_failures: int = Field(
+        3, ge=0, description="times that a lost process is started again; a teacher's always is"
+    )
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="longest time of a teacher's training without a checkpoint, minutes"
+    )
     reduce_rows: int | None = Field(
         None,
         ge=1,

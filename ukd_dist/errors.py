@@ -63,6 +63,18 @@ class TrainingError(UkdError):
     """A training stopped: its loss was not finite, or its process failed."""
 
 
+class NotFiniteError(TrainingError):
+    """A training's loss was not finite."""
+
+
+class PreemptedError(TrainingError):
+    """A training ended before its time because it was asked to; its checkpoint is written."""
+
+
+class IncompleteError(TrainingError):
+    """Some teachers are missing, but as many as the experiment asks for are there."""
+
+
 def file_error(error: OSError) -> ResourceError:
     """The answer to a file that could not be read or written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -55,7 +55,11 @@ class StudentMember:
 class Experiment:
     """A validated experiment with every grid expanded.
 
-    `imported` are the ids of teachers from elsewhere, `keep` is what stays on disk of finished ones.
+    Attributes:
+        imported: Ids of teachers from elsewhere.
+        keep: What stays on disk of finished teachers.
+        quorum: How many of `teachers` must be finished before targets are made.
+        hang_minutes: After how long without a step a teacher counts as hung.
     """
 
     name: str
@@ -69,6 +73,8 @@ class Experiment:
     evaluate: Evaluate
     cluster: Cluster
     document: dict[str, Any]
+    quorum: int
+    hang_minutes: float
 
     def to_yaml(self) -> str:
         """The experiment as a file that resolves to the same members."""

@@ -243,7 +243,11 @@ class Stopwatch:
     """Seconds since it was made or last read."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self._begin = self._last = time.perf_counter()
+
+    def total(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self._begin
 
     def lap(self) -> float:
         """Seconds since the last lap."""

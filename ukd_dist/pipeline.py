@@ -20,7 +20,7 @@ from ukd_dist.cluster import RayCluster
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.sources import read_source
-from ukd_dist.errors import BusyError, MismatchError, UkdError, UsageError
+from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError, UsageError
 from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.metrics import Committed, exporting
@@ -93,6 +93,7 @@ def run(
         The report's page.
 
     Raises:
+        IncompleteError: Everything is done but by some teachers (`teachers.quorum`).
         UkdError: What stopped a stage. What was finished stays.
     """
     data = experiment.data
@@ -104,16 +105,29 @@ def run(
             cancellable(directory),
             _working(directory, experiment, progress, replace) as work,
         ):
-            for name in stages:
-                STAGES[name](work)
+            missing = _work_through(stages, work)
             if not work.cluster.started:
                 progress.say(f"{directory.root}: nothing to do, {', '.join(stages)} done already")
+        if missing is not None:
+            raise missing
     except (BusyError, MismatchError, UsageError):  # refused: the root is as it was
         raise
     except UkdError:
         report(RunDirectory(experiment.root), experiment)
         raise
     return report(RunDirectory(experiment.root), experiment)
+
+
+def _work_through(stages: Sequence[str], work: Context) -> IncompleteError | None:
+    """Do the stages; returns what is said of teachers that the run goes on without."""
+    missing = None
+    for name in stages:
+        try:
+            STAGES[name](work)
+        except IncompleteError as error:
+            work.progress.say(f"going on without some: {error.problem}")
+            missing = error
+    return missing
 
 
 def study(experiment: Experiment, scope: Mapping[str, object], *, progress: Progress) -> tuple[Study, Path]:

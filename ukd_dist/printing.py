@@ -152,13 +152,16 @@ def _print_aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) ->
 
 def members_table(members: Sequence[MemberStatus]) -> Table:
     """A line of each member's progress."""
-    columns = ("kind", "id", "state", "epochs", "train top-1", "time", "error")
+    columns = ("kind", "id", "state", "epochs", "train top-1", "time", "attempt", "error")
     table = Table(*columns, box=None, pad_edge=False)
     for m in members:
         epochs = f"{m.epoch}/{m.epochs}" if m.epochs else ""
         accuracy = f"{m.accuracy:.1%}" if m.accuracy is not None else ""
         seconds = f"{m.seconds:.0f} s" if m.seconds else ""
-        table.add_row(m.kind, m.id, m.state, epochs, accuracy, seconds, m.error)
+        if m.eta_seconds is not None:
+            seconds += f" +{m.eta_seconds:.0f} s"
+        attempt = f"{m.attempt} {m.host}" if m.attempt else ""
+        table.add_row(m.kind, m.id, m.state, epochs, accuracy, seconds, attempt, m.error)
     return table
 
 

@@ -5,6 +5,7 @@ A file is read, overridden by `a.b=value`, validated whole, and its grids are ex
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ukd_dist.agreement import (
     check_view,
     common_views,
 )
-from ukd_dist.config import NO_TARGETS, ExperimentFile, Selection, Student, Target, Teacher
+from ukd_dist.config import NO_TARGETS, ExperimentFile, Selection, Student, Target, Teacher, Teachers
 from ukd_dist.data_config import Data, Folds
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
@@ -96,7 +97,24 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         evaluate=file.evaluate,
         cluster=file.cluster,
         document=whole.model_dump(mode="json"),
+        quorum=_quorum(file.teachers, len(teachers), where),
+        hang_minutes=file.teachers.hang_minutes,
     )
+
+
+def _quorum(settings: Teachers, members: int, where: str) -> int:
+    """How many members must be finished before targets are made."""
+    if settings.quorum is None:
+        return members
+    if isinstance(settings.quorum, float):
+        return math.ceil(settings.quorum * members - 1e-9)  # 0.7 of 10 are 7, whatever floats make of it
+    if settings.quorum > members:
+        raise UsageError(
+            f"{where}: teachers.quorum is {settings.quorum}, and the fleet has {members} members",
+            expected="at most all of them",
+            action="lower it",
+        )
+    return settings.quorum
 
 
 def _with_absolute_paths(data: Data) -> Data:

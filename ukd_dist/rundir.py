@@ -172,9 +172,10 @@ def read_history(member: Path) -> list[dict[str, Any]]:
     return read_json_lines(member / HISTORY, ("epoch", "accuracy", "seconds"))
 
 
-def leave_error(member: Path, error: Exception) -> None:
+def leave_error(member: Path, error: Exception, traceback: str = "") -> None:
     """Leave a member's last error where `ukd status` finds it."""
-    write_atomically(member / ERROR, json.dumps({"error": str(error)}).encode())
+    document = {"error": str(error)} | ({"traceback": traceback} if traceback else {})
+    write_atomically(member / ERROR, json.dumps(document).encode())
 
 
 def read_error(member: Path) -> str:

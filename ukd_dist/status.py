@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 from ukd_dist import manifest
+from ukd_dist.attempts import (
+    attempt_directory,
+    attempt_numbers,
+    newest_attempt,
+    read_attempts,
+    with_history,
+)
 from ukd_dist.config import Training
 from ukd_dist.experiment import Experiment
+from ukd_dist.heartbeat import HEARTBEAT, read_beat
 from ukd_dist.metrics import Committed
 from ukd_dist.rundir import ERROR, REJECTS, RunDirectory, read_error, read_history, read_json_lines
 
@@ -30,7 +38,10 @@ class MemberStatus:
         epochs: Of how many; 0 for what has none.
         accuracy: Top-1 on training clips of the last epoch.
         seconds: Training time so far.
-        error: What ended it, where it failed.
+        error: What ended it, where it failed, or its last attempt.
+        attempt: Number of its newest attempt that began; 0 where there is none, or it was trained without.
+        host: Where that runs, or ran.
+        eta_seconds: Time that its remaining steps will take; None where it does not run.
     """
 
     kind: str
@@ -41,6 +52,9 @@ class MemberStatus:
     accuracy: float | None = None
     seconds: float = 0.0
     error: str = ""
+    attempt: int = 0
+    host: str = ""
+    eta_seconds: float | None = None
 
 
 def read_status(run: RunDirectory, experiment: Experiment) -> list[MemberStatus]:
@@ -87,16 +101,25 @@ def is_held(run: RunDirectory) -> bool:
 
 
 def _member(kind: str, member_id: str, directory: Path, settings: Training, held: bool) -> MemberStatus:
-    lines = read_history(directory)
+    lines = read_history(with_history(directory))
+    ended, state = read_attempts(directory), _state(directory, held)
+    last = ended[-1] if ended else None
+    attempt, host, eta_seconds = last.attempt if last else 0, last.host if last else "", None
+    if state != "done" and (newest := newest_attempt(directory)) and (beat := read_beat(newest)):
+        attempt, host = int(newest.name), beat.host
+        eta_seconds = beat.eta_seconds if state == "running" else None
     return MemberStatus(
         kind,
         member_id,
-        _state(directory, held),
+        state,
         epoch=len(lines),
         epochs=settings.epochs,
         accuracy=lines[-1]["accuracy"] if lines else None,
         seconds=sum(line["seconds"] for line in lines),
-        error=read_error(directory),
+        error=read_error(directory) or (last.message if last and state != "done" else ""),
+        attempt=attempt,
+        host=host,
+        eta_seconds=eta_seconds,
     )
 
 
@@ -105,6 +128,10 @@ def _state(directory: Path, held: bool) -> State:
         return "done"
     if (directory / ERROR).is_file():
         return "failed"
-    if directory.is_dir():
-        return "running" if held else "interrupted"
-    return "pending"
+    numbers = attempt_numbers(directory)
+    began = [(attempt_directory(directory, number) / HEARTBEAT).is_file() for number in numbers]
+    if (numbers and not any(began)) or not directory.is_dir():
+        return "pending"
+    if not held:
+        return "interrupted"
+    return "running" if not numbers or began[-1] else "pending"  # its next attempt waits for its turn

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from tests.finished_shards import finish
+from tests.stages import attempted
 from ukd_dist import manifest
 from ukd_dist.data.knowledge import LOGITS, logits_path
 from ukd_dist.data.shards import Sample, ShardSet, SplitName
@@ -16,7 +17,6 @@ from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.evaluate import RESULT, Subject, score
-from ukd_dist.stages.teach import train_teacher
 
 EPOCHS = 3
 SPLITS: tuple[SplitName, ...] = ("train", "test")
@@ -54,7 +54,7 @@ def build(root: Path, shards: ShardSet) -> Experiment:
     finish(run.shards, content, ("Run", "Sit"), encoding=shards.encoding)
     manifest.write_atomically(run.experiment, wanted.to_yaml().encode())
     for member in wanted.teachers:
-        train_teacher(root, wanted.name, member)
+        attempted.train(wanted, member)
         _evaluate(run, member)
     return wanted
 

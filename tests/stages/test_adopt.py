@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tests.stages import test_teach
+from tests.stages import attempted, test_teach
 from tests.store import Store
 from ukd_dist import manifest, pipeline
 from ukd_dist.cli import app
@@ -27,7 +27,6 @@ from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.adopt import provide_shards
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.show import measure, open_shards
-from ukd_dist.stages.teach import train_teacher
 from ukd_dist.stages.verify import refuse_damage, verify
 from ukd_dist.status import read_status
 
@@ -236,7 +235,7 @@ def test_a_teacher_taught_from_a_store_is_the_one_taught_from_a_folder(
         experiment = study(tmp_path / f"run-{node is None}", place, cache=node or "null")
         (member,) = experiment.teachers
         adopt(experiment)
-        train_teacher(experiment.root, experiment.name, member, node)
+        attempted.train(experiment, member, node)
         directory = RunDirectory(experiment.root).teacher(member.id)
         found = manifest.read(directory)
         assert found is not None
@@ -270,7 +269,7 @@ def test_a_tar_altered_in_the_store_stops_the_teacher(url: str, store: Store, tm
     key = f"{url.removeprefix('s3://')}/{TAR}"
     store.put(key, store.get(key)[:-1] + b"\1")
     with pytest.raises(DataError, match=f"{url}/{TAR} was altered; expected sha256"):
-        train_teacher(experiment.root, "study", experiment.teachers[0], tmp_path / "cache")
+        attempted.train(experiment, experiment.teachers[0], tmp_path / "cache")
 
 
 def test_a_store_that_is_gone_stops_a_node_without_a_copy_and_no_other(

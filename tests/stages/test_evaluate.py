@@ -216,6 +216,19 @@ def test_a_member_that_is_not_trained_is_named(tmp_path: Path, kind: str, comman
         evaluate(context(run, study))
 
 
+def test_a_teacher_that_is_missing_is_not_evaluated_where_enough_are_there(tmp_path: Path) -> None:
+    run, study = RunDirectory(tmp_path), fake_run.experiment(tmp_path, STUDY)
+    train(run, study, shard(run))
+    missing, *others = study.teachers
+    (run.teacher(missing.id) / manifest.FILENAME).unlink()
+
+    evaluate(context(run, replace(study, quorum=len(others))))
+
+    with (run.report / RESULTS_CSV).open() as file:
+        found = [row["id"] for row in csv.DictReader(file) if row["kind"] == "teacher"]
+    assert found == [teacher.id for teacher in others]
+
+
 def test_a_run_without_fusions_has_none(tmp_path: Path) -> None:
     assert read_fusions(RunDirectory(tmp_path)) == []
     text = fake_run.EXPERIMENT.partition("evaluate:")[0]

@@ -71,6 +71,32 @@ def run(cluster: RayCluster, experiment: Experiment) -> list[Path]:
     return [directory.target(target.id) for target in experiment.targets]
 
 
+def test_a_target_is_made_of_the_teachers_that_are_there_where_they_are_enough(
+    cluster: RayCluster, copy: Store
+) -> None:
+    study = copy.experiment("{avg: {method: avg}}")
+    missing = study.teachers[2].id
+    directory = RunDirectory(copy.root).teacher(missing)
+    held = directory / manifest.FILENAME
+    held.rename(directory / "held")
+    with pytest.raises(DataError, match=f"^target 'avg' needs teacher {missing}, which is not finished"):
+        run(cluster, study)
+
+    (target,) = run(cluster, dataclasses.replace(study, quorum=TEACHERS - 1))
+
+    found = manifest.read(target)
+    assert found is not None
+    assert found.summary["missing"] == [missing]
+    assert found.summary["teachers"] == [t.id for t in study.teachers if t.id != missing]
+    mean_nc = torch.cat([copy.logits_knc[:2], copy.logits_knc[3:]]).double().mean(dim=0)
+    torch.testing.assert_close(load_file(target / TARGET_FILE)["target"].double(), mean_nc, atol=1e-5, rtol=0)
+    (directory / "held").rename(held)
+    with pytest.raises(
+        MismatchError, match=f"was made with inputs.{missing} = nothing; expected .*--replace"
+    ):
+        run(cluster, dataclasses.replace(study, quorum=TEACHERS - 1))
+
+
 def content(directory: Path) -> bytes:
     return (directory / TARGET_FILE).read_bytes()
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.finished_shards import finish
+from tests.stages import attempted
 from ukd_dist import manifest
 from ukd_dist.config import Training
 from ukd_dist.data.clips import Clips, decode_clips
@@ -23,7 +24,6 @@ from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.metrics import Recorder
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory, read_history
-from ukd_dist.stages.teach import train_teacher
 from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.inference import WEIGHTS
 from ukd_dist.training.loop import train
@@ -66,7 +66,7 @@ def taught(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Experi
     study = parse(STUDY.format(root=root), "study.yaml", [])
     shard(shards, RunDirectory(root).shards)
     for member in study.teachers:
-        train_teacher(root, study.name, member)
+        attempted.train(study, member)
     return study
 
 
@@ -141,7 +141,7 @@ def test_a_teachers_weights_are_those_of_a_training_on_its_rows_alone(
         train(
             PlainEngine(model, build_optimizer(settings, model), cpu),
             supervised(settings),
-            lambda epochs: clips_of(shards, settings, epochs, rows),
+            lambda epochs, _: clips_of(shards, settings, epochs, rows),
             settings,
             rows=shards.rows["train"],
             directory=tmp_path,

@@ -12,12 +12,20 @@ from torch import nn
 from ukd_dist.config import Teacher
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import ShardSet
-from ukd_dist.errors import DataError, MismatchError, TrainingError
+from ukd_dist.errors import DataError, MismatchError, NotFiniteError, PreemptedError
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import read_history
-from ukd_dist.training.checkpoints import Checkpoints
+from ukd_dist.training.checkpoints import Checkpoints, Position
 from ukd_dist.training.engines import PlainEngine
-from ukd_dist.training.loop import Epoch, Objective, learning_rate, read_epochs, train, write_history
+from ukd_dist.training.loop import (
+    Epoch,
+    Objective,
+    Supervision,
+    learning_rate,
+    read_epochs,
+    train,
+    write_history,
+)
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
 
 CPU = torch.device("cpu")
@@ -38,6 +46,7 @@ def run(
     settings: Teacher = SETTINGS,
     objective: Objective | None = None,
     inputs: dict[str, str] | None = None,
+    supervision: Supervision | None = None,
 ) -> tuple[nn.Module, list[Epoch]]:
     torch.set_num_threads(1)
     model = build_network(settings, len(shards.classes))
@@ -45,12 +54,13 @@ def run(
         history = train(
             PlainEngine(model, build_optimizer(settings, model), CPU),
             objective or supervised(settings),
-            lambda epochs: training_clips(shards, settings, epochs, CPU),
+            lambda epochs, step: training_clips(shards, settings, epochs, CPU, first_step=step),
             settings,
             rows=shards.rows["train"],
             directory=folder,
             inputs=inputs or {},
             recorder=recorder,
+            supervision=supervision or Supervision(),
         )
     return model, history
 
@@ -83,6 +93,45 @@ def test_a_training_that_was_cut_off_ends_bit_identical(
     expected = undisturbed[0].state_dict()
     assert all(torch.equal(expected[name], value) for name, value in resumed.state_dict().items())
     assert [line.losses for line in history] == [line.losses for line in undisturbed[1]]
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_a_training_cut_off_within_an_epoch_goes_on_after_its_last_step(
+    epochs: int, undisturbed: tuple[nn.Module, list[Epoch]], shards: ShardSet, tmp_path: Path
+) -> None:
+    every_step, trained = Supervision(checkpoint_seconds=0.0), list[Position]()
+    with pytest.raises(KeyboardInterrupt):
+        run(shards, tmp_path, objective=stopping_after(2 * epochs + 1), supervision=every_step)
+    (newest, *_) = sorted((path.name for path in (tmp_path / "checkpoint").iterdir()), reverse=True)
+    assert newest == f"epoch-{epochs:04d}-step-000001"
+
+    resumed, history = run(
+        shards, tmp_path, supervision=Supervision(on_step=lambda at, _: trained.append(at))
+    )
+
+    assert trained[0] == Position(epochs + 1)
+    expected = undisturbed[0].state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in resumed.state_dict().items())
+    assert [measured(line) for line in history] == [measured(line) for line in undisturbed[1]]
+
+
+def measured(line: Epoch) -> tuple[object, ...]:
+    """What an epoch's line says but for costs."""
+    return line.epoch, line.losses, line.accuracy, line.lr, line.clips
+
+
+def test_a_training_that_is_asked_to_stop_writes_a_checkpoint_after_its_step(
+    undisturbed: tuple[nn.Module, list[Epoch]], shards: ShardSet, tmp_path: Path
+) -> None:
+    asked = iter([False, False, True])
+
+    with pytest.raises(PreemptedError, match="asked to stop after epoch 1, step 1"):
+        run(shards, tmp_path, supervision=Supervision(stop_asked=lambda: next(asked)))
+
+    assert (tmp_path / "checkpoint/epoch-0001-step-000001").is_dir()
+    resumed, _ = run(shards, tmp_path)
+    expected = undisturbed[0].state_dict()
+    assert all(torch.equal(expected[name], value) for name, value in resumed.state_dict().items())
 
 
 def test_history_holds_one_line_an_epoch_with_losses_and_costs(
@@ -131,7 +180,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_samples(shards: Shar
     def exploding(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
         return {"total": logits_nc.sum() * float("nan")}
 
-    with pytest.raises(TrainingError, match="the loss is nan at epoch 1, step 1") as caught:
+    with pytest.raises(NotFiniteError, match="the loss is nan at epoch 1, step 1") as caught:
         run(shards, tmp_path, objective=exploding)
 
     assert sum(key in str(caught.value) for key in shards.rows["train"].keys) == SETTINGS.batch_size
@@ -206,7 +255,7 @@ def test_a_step_has_the_learning_rate_of_its_middle(undisturbed: tuple[nn.Module
 
 def test_a_checkpoint_that_rank_0_sees_alone_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        Checkpoints(tmp_path, {}, {}).load(3, CPU)
+        Checkpoints(tmp_path, {}, {}).load(Position(3), CPU)
     assert str(caught.value) == (
         f"checkpoint {tmp_path}/epoch-0003/state.pt is not there, though rank 0 sees it; "
         "expected a root that every node sees alike; mount the same shared file system on every node"
@@ -215,11 +264,13 @@ def test_a_checkpoint_that_rank_0_sees_alone_is_named(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, {"lr": 0.1}, {"shards": "aa"})
-    assert checkpoints.latest() == 0
+    assert checkpoints.latest() == Position()
     for epoch in (1, 2):
-        checkpoints.save(epoch, {"weights": torch.full((2,), float(epoch)), "history": [{"epoch": epoch}]})
-    assert checkpoints.latest() == 2
-    state = checkpoints.load(1, CPU)
+        checkpoints.save(
+            Position(epoch), {"weights": torch.full((2,), float(epoch)), "history": [{"epoch": epoch}]}
+        )
+    assert checkpoints.latest() == Position(2)
+    state = checkpoints.load(Position(1), CPU)
     assert state["weights"].tolist() == [1.0, 1.0]
     assert state["history"] == [{"epoch": 1}]
 
@@ -228,3 +279,38 @@ def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
+
+
+def write_checkpoints(folder: Path, word: str, *positions: Position) -> Path:
+    for position in positions:
+        Checkpoints(folder, {}, {}).save(position, {"word": word})
+    return folder
+
+
+def test_the_newest_checkpoints_of_others_are_taken_over_and_the_others_keep_theirs(tmp_path: Path) -> None:
+    first = write_checkpoints(tmp_path / "1", "first", Position(1), Position(2, 7))
+    second = write_checkpoints(tmp_path / "2", "second", Position(1), Position(2))
+    own = Checkpoints(tmp_path / "3", {}, {})
+
+    own.take([tmp_path / "nobody", first, second])
+
+    assert own.latest() == Position(2, 7)
+    assert own.load(Position(2, 7), CPU) == {"word": "first"}
+    assert own.load(Position(2), CPU) == {"word": "second"}
+    own.save(Position(2), {"word": "own"})
+    assert Checkpoints(second, {}, {}).load(Position(2), CPU) == {"word": "second"}
+
+
+def test_of_equal_checkpoints_the_last_ones_is_taken(tmp_path: Path) -> None:
+    others = [write_checkpoints(tmp_path / word, word, Position(3)) for word in ("first", "second")]
+    own = Checkpoints(tmp_path / "own", {}, {})
+    own.take(others)
+    assert own.load(own.latest(), CPU) == {"word": "second"}
+
+
+def test_a_checkpoint_that_is_being_written_or_dropped_is_passed_over(tmp_path: Path) -> None:
+    other = write_checkpoints(tmp_path / "other", "sound", Position(1), Position(2))
+    (other / "epoch-0002/manifest.json").unlink()
+    own = Checkpoints(tmp_path / "own", {}, {})
+    own.take([other])
+    assert own.latest() == Position(1)

@@ -1,5 +1,8 @@
-"""Ray: the only package that schedules on it. Everything else sees `RayCluster` and `Job`."""
+"""Ray: the only package that schedules on it. Everything else sees `RayCluster`, its `Tasks` and `Job`."""
 
-from ukd_dist.cluster.scheduler import Job, Outcome, RayCluster
+from ukd_dist.cluster.failures import Failure
+from ukd_dist.cluster.scheduler import RayCluster
+from ukd_dist.cluster.tasks import Job, Outcome, Tasks
+from ukd_dist.cluster.worker import current_node
 
-__all__ = ["Job", "Outcome", "RayCluster"]
+__all__ = ["Failure", "Job", "Outcome", "RayCluster", "Tasks", "current_node"]

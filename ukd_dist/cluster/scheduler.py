@@ -7,52 +7,22 @@ a crash of its process or node because its files say that it is not done.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ukd_dist.cluster.localnodes import LocalNodes
+from ukd_dist.cluster.nodes import alive_nodes, draining_nodes, require
 from ukd_dist.cluster.ranks import GroupLostError, free_reservations, run_group
-from ukd_dist.cluster.worker import last_line, run_job
+from ukd_dist.cluster.tasks import Job, Outcome, Tasks
+from ukd_dist.cluster.worker import last_line
 from ukd_dist.config import Cluster, Resources
-from ukd_dist.errors import ResourceError, TrainingError, UkdError
+from ukd_dist.errors import ResourceError, TrainingError
 
-ONE_CPU = Resources(cpus=1)
-_POLL_SECONDS = 0.5
 _REACH_SECONDS = 5.0
-_WINDOW = 2  # tasks submitted beyond those that can run, so that no worker waits for the coordinator
-
-
-@dataclass(frozen=True)
-class Job:
-    """One piece of independent work.
-
-    Attributes:
-        name: Names the log file, and the job in messages.
-        function: An importable function.
-        arguments: Its arguments; anything that pickles.
-        resources: What Ray reserves for it.
-        fresh_process: Run it in a process of its own, which ends with it.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    resources: Resources = ONE_CPU
-    fresh_process: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: its value, or the error that ended it."""
-
-    job: Job
-    value: Any = None
-    error: UkdError | None = None
 
 
 class RayCluster:
@@ -90,32 +60,45 @@ class RayCluster:
         Raises:
             ResourceError: No node has what a job asks for.
         """
-        import ray
-
-        if jobs:
-            self._start()
-        for resources in {job.resources for job in jobs}:
-            self._require(resources)
-        # A window for each kind of resources: CPU jobs that fill theirs must not keep a GPU waiting.
-        waiting: dict[Resources, list[Job]] = {}
-        for job in reversed(jobs):
-            waiting.setdefault(job.resources, []).append(job)
-        windows = {resources: self._slots(resources) + _WINDOW for resources in waiting}
-        running: dict[Any, Job] = {}
-        try:
-            while running or any(waiting.values()):
-                for resources, left in waiting.items():
-                    active = sum(job.resources == resources for job in running.values())
-                    for _ in range(min(len(left), windows[resources] - active)):
-                        job = left.pop()
-                        running[self._submit(job)] = job
-                done, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_SECONDS)
+        if not jobs:
+            return
+        with self.tasks() as tasks:
+            self.require([job.resources for job in jobs])
+            for job in jobs:
+                tasks.add(job)
+            while tasks:
+                outcomes = tasks.poll()
                 while_waiting()
-                for reference in done:
-                    yield self._outcome(running.pop(reference), reference)
+                yield from outcomes
+
+    @contextmanager
+    def tasks(self) -> Iterator[Tasks]:
+        """Jobs that may be added to while others run; those that are left at the end are cancelled."""
+        self._start()
+        tasks = Tasks(self.logs, self._settings.max_failures)
+        try:
+            yield tasks
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            tasks.close()
+
+    def require(self, wanted: Iterable[Resources]) -> None:
+        """Refuse what no node has.
+
+        Raises:
+            ResourceError: No node has what one of them asks for.
+        """
+        self._start()
+        nodes = alive_nodes()
+        for resources in {r.model_dump_json(): r for r in wanted}.values():
+            require(nodes, resources)
+
+    def is_alive(self, node: str) -> bool:
+        """Whether a node is one of the cluster's now."""
+        return node in {found.id for found in alive_nodes()}
+
+    def draining(self) -> set[str]:
+        """Ids of nodes that are about to go."""
+        return draining_nodes()
 
     def run_ranks(
         self,
@@ -137,7 +120,7 @@ class RayCluster:
         """
         self._start()
         for attempt in range(self._settings.max_failures + 1):
-            self._require(resources, count=workers)  # each time: a node may be gone for good
+            require(alive_nodes(), resources, count=workers)  # each time: a node may be gone for good
             try:
                 run_group(name, function, argument, workers, resources, self.logs, while_waiting)
                 return
@@ -174,73 +157,7 @@ class RayCluster:
                 action="start one (`ray start --head`), or remove cluster.address or RAY_ADDRESS",
             ) from error
         self.started = True
-        self._on_start(len(self._nodes()))
-
-    def _require(self, resources: Resources, count: int = 1) -> None:
-        """Refuse what the cluster can never give."""
-        nodes = self._nodes()
-        fits = sum(_copies(node, resources) for node in nodes)
-        if fits < count:
-            have = ", ".join(_describe(n["CPU"], n["GPU"], n["memory"] / 2**30) for n in nodes)
-            raise ResourceError(
-                f"{count} x ({_describe(resources.cpus, resources.gpus, resources.memory_gib)}) "
-                f"were asked for, but the cluster's {len(nodes)} nodes have {have}",
-                expected="nodes with that much",
-                action="lower resources or workers in the experiment, or add nodes",
-            )
-
-    def _nodes(self) -> list[dict[str, float]]:
-        import ray
-
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return [{kind: float(r.get(kind, 0)) for kind in ("CPU", "GPU", "memory")} for r in alive]
-
-    def _slots(self, resources: Resources) -> int:
-        return sum(_copies(node, resources) for node in self._nodes())
-
-    def _submit(self, job: Job) -> Any:
-        import ray
-
-        options: dict[str, Any] = {
-            "num_cpus": job.resources.cpus,
-            "num_gpus": job.resources.gpus,
-            "max_retries": self._settings.max_failures,
-            # A process that has used a GPU holds memory on it until it ends.
-            "max_calls": 1 if job.fresh_process or job.resources.gpus else 0,
-            "scheduling_strategy": "SPREAD",
-        }
-        if job.resources.memory_gib:
-            options["memory"] = int(job.resources.memory_gib * 2**30)
-        remote = ray.remote(**options)(run_job)
-        return remote.options(name=job.name).remote(
-            self.logs / f"{job.name}.log", job.function, job.arguments
-        )
-
-    def _outcome(self, job: Job, reference: Any) -> Outcome:
-        import ray
-
-        try:
-            return Outcome(job, value=ray.get(reference))
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, UkdError):
-                return Outcome(job, error=cause)
-            log = self.logs / f"{job.name}.log"
-            failure = TrainingError(
-                f"{job.name} failed: {last_line(error)}", expected="the job to finish", action=f"see {log}"
-            )
-            return Outcome(job, error=failure)
-
-
-def _describe(cpus: float, gpus: float, memory_gib: float | None) -> str:
-    return f"{cpus:g} CPUs and {gpus:g} GPUs" + (f" and {memory_gib:.1f} GiB" if memory_gib else "")
-
-
-def _copies(node: dict[str, float], resources: Resources) -> int:
-    """How many processes of a kind fit on a node."""
-    by_gpus = node["GPU"] / resources.gpus if resources.gpus else math.inf
-    by_memory = node["memory"] / (resources.memory_gib * 2**30) if resources.memory_gib else math.inf
-    return int(min(node["CPU"] / resources.cpus, by_gpus, by_memory))
+        self._on_start(len(alive_nodes()))
 
 
 def _reach(address: str) -> None:

@@ -9,21 +9,27 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ukd_dist.errors import file_error
 
 
-def run_job(log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def run_job(log: Path, function: Callable[..., Any], arguments: tuple[Any, ...], gpus: bool = False) -> Any:
     """Call a job's function (a Ray task).
+
+    Args:
+        log: Where its output goes.
+        function: The function.
+        arguments: Its arguments.
+        gpus: Whether it has a GPU, or a share of one; else it sees none.
 
     Raises:
         UkdError: What the function raised.
         ResourceError: A file could not be read or written.
     """
-    with _output_to(log):
+    with _output_to(log), nullcontext() if gpus else _without_gpus():
         return function(*arguments)
 
 
@@ -36,6 +42,20 @@ def run_rank(config: dict[str, Any]) -> None:
 
 
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _without_gpus() -> Iterator[None]:
+    """Hide the node's GPUs: Ray (2.60) shows all of them to a task that asked for none."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager
@@ -64,13 +84,23 @@ def _output_to(log: Path) -> Iterator[None]:
                 os.close(original)
 
 
-def _whereabouts() -> dict[str, Any]:
+def current_node() -> str:
+    """Ray's id of the node that this process runs on; empty outside of Ray."""
     import ray
 
-    return {"node": ray.get_runtime_context().get_node_id(), "host": socket.gethostname(), "pid": os.getpid()}
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def _whereabouts() -> dict[str, Any]:
+    return {"node": current_node(), "host": socket.gethostname(), "pid": os.getpid()}
+
+
+def plain(text: str) -> str:
+    """What Ray says, without colours."""
+    return re.sub(r"\x1b\[\d+m", "", text)
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of what an error says, without colours; Ray puts whole tracebacks into its own."""
-    lines = [line for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
+    """The last line of what an error says; Ray puts whole tracebacks into its own."""
+    lines = [line for line in plain(str(error)).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ukd_dist import manifest
+from ukd_dist.attempts import ATTEMPTS
 from ukd_dist.cluster import Job, RayCluster
-from ukd_dist.errors import DataError, MismatchError, TrainingError, UkdError, UsageError
+from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Bar, Progress
-from ukd_dist.rundir import ERROR, RunDirectory, leave_error
+from ukd_dist.rundir import RunDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +50,10 @@ class Context:
         try:
             if manifest.finished(directory, kind, settings, inputs):
                 return True
-            for checkpoint in directory.glob("checkpoint/*"):
-                with suppress(DataError):  # a damaged one is passed over when training resumes
-                    manifest.finished(checkpoint, "checkpoint", settings, inputs)
+            for begun in ("checkpoint/*", f"{ATTEMPTS}/*/checkpoint/*"):
+                for checkpoint in directory.glob(begun):
+                    with suppress(DataError):  # a damaged one is passed over when training resumes
+                        manifest.finished(checkpoint, "checkpoint", settings, inputs)
         except MismatchError as error:
             if not self.replace:
                 raise
@@ -75,43 +77,6 @@ class Context:
             done[outcome.job.name] = outcome.value
             while names and names[0] in done:
                 yield done.pop(names.popleft())
-
-    def run_members(
-        self,
-        what: str,
-        jobs: Sequence[Job],
-        directory: Callable[[str], Path],
-        epochs: Callable[[], float],
-        total_epochs: int,
-    ) -> None:
-        """Run one job a member and show their epochs; the others go on when one fails.
-
-        Args:
-            what: Name of the work.
-            jobs: One job a member, named by the member's id.
-            directory: A member's directory, where its error is left.
-            epochs: Epochs done by all members, read from the run directory.
-            total_epochs: Of all members.
-
-        Raises:
-            TrainingError: Some members failed; names the first and counts them.
-        """
-        for job in jobs:
-            (directory(job.name) / ERROR).unlink(missing_ok=True)
-        failed: list[tuple[str, UkdError]] = []
-        with self.progress.bar(what, total_epochs, "epochs") as bar:
-            for outcome in self.cluster.run(jobs, lambda: bar.update(epochs())):
-                if outcome.error is not None:
-                    failed.append((outcome.job.name, outcome.error))
-                    leave_error(directory(outcome.job.name), outcome.error)
-            bar.update(epochs())
-        if failed:
-            first, error = failed[0]
-            raise TrainingError(
-                f"{len(failed)} of {len(jobs)} {what} failed, first {first}: {error.problem}",
-                expected=error.expected,
-                action=f"{error.action}, and run again: the others are kept",
-            )
 
 
 def shards_digest(run: RunDirectory) -> str:

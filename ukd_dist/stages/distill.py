@@ -109,8 +109,15 @@ def train_student(work: Work) -> None:
         train(
             engine,
             objective_of(run, member, shards, device),
-            lambda epochs: training_clips(
-                shards, settings, epochs, device, engine.rank, settings.workers, member.stored_views
+            lambda epochs, step: training_clips(
+                shards,
+                settings,
+                epochs,
+                device,
+                engine.rank,
+                settings.workers,
+                member.stored_views,
+                first_step=step,
             ),
             settings,
             rows=shards.rows["train"],

@@ -23,6 +23,7 @@ from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
+from ukd_dist.stages.fleet import is_quorum
 from ukd_dist.stages.pairing import Member, Pair, pairs
 from ukd_dist.stages.tables import write_changed, write_table
 from ukd_dist.training.inference import WEIGHTS, infer, load_weights
@@ -86,11 +87,15 @@ def evaluate(context: Context) -> None:
     """
     run, experiment = context.run, context.experiment
     shards = ShardSet(run.shards, check=False)
-    _check_trained(context, shards)
+    members = _trained(context, shards)
     _infer_students(context)
-    members: list[Member] = [*experiment.teachers, *experiment.students]
     results = [_evaluate_member(run, shards, member, experiment.evaluate.views) for member in members]
-    results += [_fuse(run, shards, subject, pair) for subject, pair in fusions(run, experiment)]
+    there = {member.id for member in members}
+    results += [
+        _fuse(run, shards, subject, pair)
+        for subject, pair in fusions(run, experiment)
+        if {member.id for member in pair} <= there
+    ]
     if write_results(run, results):
         with Recorder(run.metrics, run=experiment.name, stage="evaluate") as recorder:
             for result in results:
@@ -229,19 +234,27 @@ def logits_settings(views: Views) -> dict[str, str]:
     return {} if views.name == CENTRE else {"views": views.name}
 
 
-def _check_trained(context: Context, shards: ShardSet) -> None:
-    """Refuse members that are not trained, or were trained on other shards or targets."""
-    run = context.run
+def _trained(context: Context, shards: ShardSet) -> list[Member]:
+    """The members that are trained: all, or of teachers `teachers.quorum`.
+
+    Raises:
+        DataError: Another is not.
+        MismatchError: One was trained on other shards or targets.
+    """
+    run, enough, found = context.run, is_quorum(context), list[Member]()
     members: list[Member] = [*context.experiment.teachers, *context.experiment.students]
     for member in members:
         kind, _, _, directory = describe(run, member)
         of = student_inputs(run, member) if isinstance(member, StudentMember) else {"shards": shards.digest}
-        if not manifest.finished(directory, kind, resolved(member.settings), of):
+        if manifest.finished(directory, kind, resolved(member.settings), of):
+            found.append(member)
+        elif kind == "student" or not enough:
             raise DataError(
                 f"{kind} {member.id} is not trained",
                 expected=f"every {kind} of the experiment",
                 action=f"run `ukd {'teach' if kind == 'teacher' else 'distill'}`",
             )
+    return found
 
 
 def _infer_students(context: Context) -> None:

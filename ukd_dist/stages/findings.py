@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ukd_dist.attempts import with_history
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content, digest
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.evaluate import Result, describe, fusions, read_result
@@ -208,7 +209,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read_member(directory: Path, status: MemberStatus, member: TeacherMember | StudentMember) -> Member:
-    history, result = tuple(read_epochs(directory)), read_result(directory)
+    history, result = tuple(read_epochs(with_history(directory))), read_result(directory)
     fold = member.settings.fold if isinstance(member, TeacherMember) else None
     return Member(status.id, member.settings.seed, fold, status.state, status.error, history, result)
 

@@ -17,37 +17,54 @@ from ukd_dist.stages.imports import read_imported
 
 
 def finished_teachers(
-    context: Context, teachers: Sequence[str], whose: str, shards: str
+    context: Context, teachers: Sequence[str], whose: str, shards: str, *, some: bool = False
 ) -> dict[str, Manifest]:
-    """The manifest of each teacher.
+    """The manifest of each teacher that is finished.
 
     Args:
         context: Whose experiment and root.
         teachers: Ids.
         whose: Who needs them, for messages.
         shards: Digest of the shards.
+        some: Members of the fleet may be missing where `teachers.quorum` of them are finished.
 
     Raises:
-        DataError: One is not finished; names it and how to make it.
+        DataError: One is not finished that may not be missing, or none is; names it and how to make it.
         MismatchError: One is of other shards or settings.
     """
     members = {member.id: member for member in context.experiment.teachers}
-    manifests = {}
+    enough, manifests = some and is_quorum(context), dict[str, Manifest]()
     for teacher in teachers:
-        directory, way = context.run.teacher(teacher), "train it with `ukd teach`"
+        directory = context.run.teacher(teacher)
         if teacher in members:
             settings = resolved(members[teacher].settings)
             found = manifest.finished(directory, "teacher", settings, {"shards": shards})
         else:
-            found, way = read_imported(directory, shards), "bring it in with `ukd logits import`"
-        if found is None:
-            raise DataError(
-                f"{whose} needs teacher {teacher}, which is not finished",
-                expected="every teacher that it selects",
-                action=f"{way}, or take it out of the experiment",
-            )
-        manifests[teacher] = found
+            found = read_imported(directory, shards)
+        if found is not None:
+            manifests[teacher] = found
+        elif not enough or teacher not in members:
+            raise _unfinished(teacher, whose, teacher in members)
+    if not manifests:
+        raise _unfinished(teachers[0], whose, trained=True)
     return manifests
+
+
+def is_quorum(context: Context) -> bool:
+    """Whether so many members of the fleet are finished that others may be missing."""
+    teachers, quorum = context.experiment.teachers, context.experiment.quorum
+    if quorum == len(teachers):
+        return False
+    return sum((context.run.teacher(t.id) / manifest.FILENAME).is_file() for t in teachers) >= quorum
+
+
+def _unfinished(teacher: str, whose: str, trained: bool) -> DataError:
+    way = "train it with `ukd teach`" if trained else "bring it in with `ukd logits import`"
+    return DataError(
+        f"{whose} needs teacher {teacher}, which is not finished",
+        expected="every teacher that it selects",
+        action=f"{way}, or take it out of the experiment",
+    )
 
 
 def open_opinions(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukd_dist import manifest
+from ukd_dist.attempts import ATTEMPTS
 from ukd_dist.config import Keep
 from ukd_dist.training.inference import WEIGHTS
 
-# Folders of a teacher's directory.
-CHECKPOINTS, ATTEMPTS = "checkpoint", "attempts"
+CHECKPOINTS = "checkpoint"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ukd_dist import manifest
+from ukd_dist.attempts import with_history
 from ukd_dist.config import Resources, Teacher
 from ukd_dist.data.clips import CHANNELS, Clips
 from ukd_dist.data.shards import ShardSet
@@ -69,7 +70,7 @@ class Paces:
         for directory in sorted(run.teacher("").glob("*")):
             known = members.get(directory.name)
             described = known.model_dump(mode="json") if known else _recorded(directory)
-            lines = read_history(directory)
+            lines = read_history(with_history(directory))
             if described and lines:
                 clips, seconds, waited = (
                     sum(line[name] for line in lines) for name in ("clips", "seconds", "data_wait_seconds")

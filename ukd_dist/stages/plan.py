@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from ukd_dist import manifest
+from ukd_dist.attempts import with_history
 from ukd_dist.config import Keep, Resources, Teacher
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import SPLITS, ShardSet
@@ -186,7 +187,7 @@ def _epochs_left(run: RunDirectory, member: TeacherMember) -> int | None:
     directory = run.teacher(member.id)
     if (directory / manifest.FILENAME).is_file():
         return None
-    return max(0, member.settings.epochs - len(read_history(directory)))
+    return max(0, member.settings.epochs - len(read_history(with_history(directory))))
 
 
 def _clips_per_epoch(settings: Teacher, extent: Extent) -> int:

@@ -70,7 +70,9 @@ def weighting_of(settings: Target) -> Weighting:
 
 def _reduce_one(context: Context, target: TargetMember, shards: ShardSet) -> None:
     directory = context.run.target(target.id)
-    found = finished_teachers(context, target.teachers, f"target '{target.name}'", shards.digest)
+    whose = f"target '{target.name}'"
+    found = finished_teachers(context, target.teachers, whose, shards.digest, some=True)
+    teachers = tuple(found)  # those that are there
     digests = {teacher: taught.files[logits_name("train")].sha256 for teacher, taught in found.items()}
     inputs = {"shards": shards.digest, **digests}
     # Not the selection: two that choose the same teachers are one target.
@@ -81,9 +83,12 @@ def _reduce_one(context: Context, target: TargetMember, shards: ShardSet) -> Non
     opened = functools.partial(
         open_opinions, context.run, shards=shards, out_of_fold=target.settings.rows == "out_of_fold"
     )
-    everyone = opened(target.teachers)
+    everyone = opened(teachers)
     _check_taught(target, everyone, shards.rows["train"])
     view, num_views = common_view([opinion.logits for opinion in everyone]), everyone[0].num_views
+    missing = [teacher for teacher in target.teachers if teacher not in found]
+    if missing:
+        context.progress.say(f"target {target.name} is made without {', '.join(missing)}")
     weighting = weighting_of(target.settings)
     # Of a weighting that compares, another target has no use for the sums.
     keep = context.experiment.cluster.keep_sums and not weighting.compares
@@ -91,7 +96,7 @@ def _reduce_one(context: Context, target: TargetMember, shards: ShardSet) -> Non
     rows_per_block = rows_of_a_block(context.experiment.cluster.reduce_rows, row_elements)
     begins = range(0, len(shards.rows["train"]), rows_per_block)
     base = None if weighting.compares else nearest_base(context.run, settings, inputs, begins)
-    heard = dict(zip(target.teachers, everyone, strict=True))
+    heard = dict(zip(teachers, everyone, strict=True))
     work = Work(
         weighting=weighting,
         num_classes=len(shards.classes),
@@ -107,11 +112,12 @@ def _reduce_one(context: Context, target: TargetMember, shards: ShardSet) -> Non
     sums, tally = _run(context, target, work, blocks, everyone)
     shape = everyone[0].logits.shape
     checks = _write(directory, shards, settings, [sums[begin] for begin in begins], view, shape)
-    table = describe(tally, target.teachers, shards.classes)
+    table = describe(tally, teachers, shards.classes)
     manifest.write_atomically(directory / OPINIONS, json.dumps(table, indent=1).encode())
     kept = [f"{SUMS}/{path.name}" for path in sums.values()] if keep else []
     summary = {
-        "teachers": list(target.teachers),
+        "teachers": list(teachers),
+        **({"missing": missing} if missing else {}),
         "base": base.target if base else None,
         CHECKS: {TARGET_FILE: checks},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,10 +25,11 @@ def infer(
     settings: Training,
     device: torch.device,
     views: Views | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """float32 logits on the CPU of every row, seen in `views`; default: at its centre.
 
-    No collective is used: a rank may call it alone.
+    No collective is used: a rank may call it alone. `on_batch` is called after every batch.
 
     Returns:
         `[rows, classes]`, of several views their mean; of random views each one's, `[rows, views, classes]`.
@@ -35,8 +37,12 @@ def infer(
     views = views or Views()
     model.eval()
     clips = evaluation_clips(shards, split, settings, device, views)
+    found = []
     with torch.inference_mode():
-        logits = torch.cat([model(batch.clips_bcthw).float().cpu() for batch in clips])
+        for batch in clips:
+            found.append(model(batch.clips_bcthw).float().cpu())
+            on_batch()
+    logits = torch.cat(found)
     if views.kind == "centre":
         return logits
     logits_nvc = logits.reshape(-1, views.count, logits.shape[-1])

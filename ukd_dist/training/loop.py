@@ -1,7 +1,7 @@
 """The training loop, one for teachers and students: what differs is the engine and the objective.
 
-Everything random is a function of (seed, epoch, rank), so a training that was cut off goes on from its last
-checkpoint as if nothing had happened.
+Everything random is a function of (seed, epoch, rank) and of the steps before in that epoch, whose outcome a
+checkpoint within it holds, so a training that was cut off goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,12 @@ from ukd_dist.config import Training
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import Rows
 from ukd_dist.data.views import steps_per_epoch
-from ukd_dist.errors import DataError, TrainingError
+from ukd_dist.errors import DataError, NotFiniteError, PreemptedError
 from ukd_dist.experiment import resolved
 from ukd_dist.manifest import write_atomically
 from ukd_dist.metrics import Recorder, Stopwatch, peak_host_memory_bytes
 from ukd_dist.rundir import HISTORY, read_history
-from ukd_dist.training.checkpoints import Checkpoints
+from ukd_dist.training.checkpoints import Checkpoints, Position
 from ukd_dist.training.engines import Engine
 
 # Logits and the batch in; losses by kind out, of which `total` is minimised.
@@ -57,20 +56,50 @@ class Epoch:
     peak_memory_bytes: int
 
 
+@dataclass(frozen=True)
+class Supervision:
+    """How a training is watched, and when it stops before its end.
+
+    A training of several ranks has none: what they hold within an epoch is each one's own.
+
+    Attributes:
+        checkpoint_seconds: Within an epoch a checkpoint is written after so long without one.
+        on_step: Called after every step with the position and the steps of an epoch.
+        stop_asked: Whether to write a checkpoint and end.
+    """
+
+    checkpoint_seconds: float = math.inf
+    on_step: Callable[[Position, int], None] = lambda *_: None
+    stop_asked: Callable[[], bool] = lambda: False
+
+
 @dataclass
 class _Sums:
     """Running sums of one epoch on one rank."""
 
     clips: int = 0
     correct: float = 0.0
+    seconds: float = 0.0
     waited: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every epoch of one training has in common."""
+
+    engine: Engine
+    objective: Objective
+    settings: Training
+    steps: int
+    keys: list[str]
+    recorder: Recorder
 
 
 def train(
     engine: Engine,
     objective: Objective,
-    open_clips: Callable[[range], Iterator[Clips]],
+    open_clips: Callable[[range, int], Iterator[Clips]],
     settings: Training,
     *,
     rows: Rows,
@@ -78,49 +107,68 @@ def train(
     inputs: dict[str, str],
     recorder: Recorder,
     num_rows: int | None = None,
+    supervision: Supervision = Supervision(),
 ) -> list[Epoch]:
     """Train from the last checkpoint to the last epoch.
 
     Args:
         engine: Takes the steps.
         objective: Gives the losses.
-        open_clips: This rank's clips of a range of epochs.
+        open_clips: This rank's clips of a range of epochs, without so many steps of the first one.
         settings: Epochs, batch size, learning rate, seed.
         rows: The training rows.
         directory: Where checkpoint/ and history.jsonl lie; read by every rank, written by rank 0.
         inputs: Digests of what is learnt from; a checkpoint of others is refused.
         recorder: Takes the metrics.
         num_rows: How many of the rows `open_clips` gives in an epoch; None for all.
+        supervision: How it is watched, and stopped.
 
     Returns:
         Every epoch's line, those before a resume included.
 
     Raises:
-        TrainingError: A loss is not finite.
+        NotFiniteError: A loss is not finite.
+        PreemptedError: It was asked to stop; a checkpoint is written.
         MismatchError: The checkpoint was made from other settings or inputs.
         DataError: Every checkpoint is damaged.
     """
     checkpoints = Checkpoints(directory / "checkpoint", resolved(settings), inputs)
     steps = steps_per_epoch(len(rows) if num_rows is None else num_rows, settings.batch_size)
+    work = _Work(engine, objective, settings, steps, rows.keys, recorder)
     history: list[Epoch] = []
+
+    def save(position: Position, **inside: object) -> None:
+        """Write a checkpoint; `inside`: what is needed to go on within an epoch."""
+        state = {**engine.state(), "history": [asdict(line) for line in history], **inside}
+        checkpoints.save(position, state)
+
     # Rank 0 decides: ranks that resumed from different epochs would never agree again.
-    done = engine.from_rank_0(checkpoints.latest() if engine.rank == 0 else 0)
-    if done:
-        state = checkpoints.load(done, engine.device)
+    found = checkpoints.latest() if engine.rank == 0 else Position()
+    done = Position(*map(engine.from_rank_0, found))
+    state = checkpoints.load(done, engine.device) if any(done) else {}
+    if state:
         engine.load(state)
         history = [Epoch(**line) for line in state["history"]]
-    clips = open_clips(range(done, settings.epochs))
-    for epoch in range(done, settings.epochs):
+        if engine.rank == 0:
+            write_history(directory, history)
+    clips = open_clips(range(done.epoch, settings.epochs), done.step)
+    for epoch in range(done.epoch, settings.epochs):
         _seed(settings.seed, epoch, engine.rank)
-        rates = [learning_rate(settings, epoch + (step + 0.5) / steps) for step in range(steps)]
-        line = _run_epoch(engine, objective, islice(clips, steps), epoch, rates, rows.keys, recorder)
+        sums, begin = _Sums(), 0
+        if epoch == done.epoch and done.step:
+            sums, begin = _Sums(**state["sums"]), done.step
+            _restore_random(state["random"], engine.device)
+        line = _run_epoch(work, clips, epoch, begin, sums, save, supervision)
         history.append(line)
         engine.share_buffers()
         if engine.rank == 0:
-            checkpoints.save(epoch + 1, {**engine.state(), "history": [asdict(e) for e in history]})
+            save(Position(epoch + 1))
             write_history(directory, history)
             _record(recorder, line)
             recorder.write()
+        supervision.on_step(Position(epoch + 1), steps)
+        if epoch + 1 < settings.epochs and supervision.stop_asked():
+            raise _preempted(Position(epoch + 1))
     if engine.rank == 0:
         write_history(directory, history)
     return history
@@ -159,23 +207,43 @@ def read_epochs(directory: Path) -> list[Epoch]:
 
 
 def _run_epoch(
-    engine: Engine,
-    objective: Objective,
-    batches: Iterator[Clips],
+    work: _Work,
+    clips: Iterator[Clips],
     epoch: int,
-    rates: list[float],
-    keys: list[str],
-    recorder: Recorder,
+    begin: int,
+    sums: _Sums,
+    save: Callable[..., None],
+    supervision: Supervision,
 ) -> Epoch:
-    sums = _Sums()
-    whole, watch = Stopwatch(), Stopwatch()
-    for step, batch in enumerate(batches):
+    """The rest of an epoch after `begin` steps, with their sums."""
+    rates = [learning_rate(work.settings, epoch + (step + 0.5) / work.steps) for step in range(work.steps)]
+    whole, watch, unsaved = Stopwatch(), Stopwatch(), 0.0
+    before = sums.seconds
+    for step, batch in zip(range(begin, work.steps), clips, strict=False):
         waited = watch.lap()
-        _step(engine, objective, batch, rates[step], sums, f"epoch {epoch + 1}, step {step + 1}", keys)
+        _step(work, batch, rates[step], sums, f"epoch {epoch + 1}, step {step + 1}")
         sums.waited += waited
-        recorder.count("ukd_clips_total", len(batch.rows_b))
-        recorder.count("ukd_data_wait_seconds_total", waited)
-        recorder.observe("ukd_step_seconds", waited + watch.lap())
+        work.recorder.count("ukd_clips_total", len(batch.rows_b))
+        work.recorder.count("ukd_data_wait_seconds_total", waited)
+        seconds = waited + watch.lap()
+        work.recorder.observe("ukd_step_seconds", seconds)
+        unsaved += seconds
+        position = Position(epoch, step + 1)
+        if position.step == work.steps:  # the epoch's end has a checkpoint of its own
+            break
+        supervision.on_step(position, work.steps)
+        stopped = supervision.stop_asked()
+        if stopped or unsaved >= supervision.checkpoint_seconds:
+            sums.seconds = before + whole.total()
+            save(position, sums=asdict(sums), random=_random_state(work.engine.device))
+            unsaved = 0.0
+        if stopped:
+            raise _preempted(position)
+    sums.seconds = before + whole.total()
+    return _line(work.engine, epoch, rates[-1], sums)
+
+
+def _line(engine: Engine, epoch: int, lr: float, sums: _Sums) -> Epoch:
     kinds = sorted(sums.losses)
     local = torch.tensor([sums.clips, sums.correct, *(sums.losses[k] for k in kinds)], dtype=torch.float64)
     clips, correct, *losses = engine.sum_over_ranks(local.to(engine.device)).tolist()
@@ -183,32 +251,38 @@ def _run_epoch(
         epoch=epoch + 1,
         losses={kind: loss / clips for kind, loss in zip(kinds, losses, strict=True)},
         accuracy=correct / clips,
-        lr=rates[-1],
-        seconds=whole.lap(),
+        lr=lr,
+        seconds=sums.seconds,
         data_wait_seconds=sums.waited,
         clips=int(clips),
         peak_memory_bytes=_peak_memory_bytes(engine.device),
     )
 
 
-def _step(
-    engine: Engine, objective: Objective, batch: Clips, lr: float, sums: _Sums, where: str, keys: list[str]
-) -> None:
-    logits_nc = engine.forward(batch.clips_bcthw)
-    losses = objective(logits_nc, batch)
+def _step(work: _Work, batch: Clips, lr: float, sums: _Sums, where: str) -> None:
+    logits_nc = work.engine.forward(batch.clips_bcthw)
+    losses = work.objective(logits_nc, batch)
     if not torch.isfinite(losses["total"]):
-        names = ", ".join(keys[row] for row in batch.rows_b.tolist())
-        raise TrainingError(
+        names = ", ".join(work.keys[row] for row in batch.rows_b.tolist())
+        raise NotFiniteError(
             f"the loss is {losses['total'].item()} at {where} (samples {names})",
             expected="a finite loss",
             action="lower lr",
         )
-    engine.step(losses["total"], lr)
+    work.engine.step(losses["total"], lr)
     count = len(batch.rows_b)
     sums.clips += count
     sums.correct += float((logits_nc.detach().argmax(dim=1) == batch.labels_b).sum())
     for kind, loss in losses.items():
         sums.losses[kind] = sums.losses.get(kind, 0.0) + float(loss.detach()) * count
+
+
+def _preempted(position: Position) -> PreemptedError:
+    return PreemptedError(
+        f"asked to stop after epoch {position.epoch}, step {position.step}",
+        expected="to go on to the last epoch",
+        action="run again: it goes on from there",
+    )
 
 
 def _record(recorder: Recorder, line: Epoch) -> None:
@@ -225,6 +299,18 @@ def _record(recorder: Recorder, line: Epoch) -> None:
 def _seed(seed: int, epoch: int, rank: int) -> None:
     (state,) = np.random.SeedSequence([seed, epoch, rank]).generate_state(1)
     torch.manual_seed(int(state))
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """State of the generators that dropout draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _restore_random(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,7 @@ def training_clips(
     world_size: int = 1,
     stored: Views | None = None,
     rows: npt.NDArray[np.int64] | None = None,
+    first_step: int = 0,
 ) -> Iterator[Clips]:
     """One rank's training clips over some epochs.
 
@@ -80,6 +82,7 @@ def training_clips(
         world_size: Ranks.
         stored: Show these stored views instead of fresh random ones.
         rows: The rows that are trained on, int64; None for all.
+        first_step: Steps of the first epoch that are passed over; nothing of them is decoded.
     """
     batches = training_batches(
         shards.rows["train"].frames,
@@ -98,7 +101,7 @@ def training_clips(
         "train",
         settings.modality,
         settings.clip,
-        batches,
+        islice(batches, first_step, None),
         batch_size=settings.batch_size // world_size,
         device=device,
         decoder=_decoder(settings, device),
