@@ -1,0 +1,262 @@
+"""A fleet that trains for real on four machines, while machines die: nobody is lost, no byte is another."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.namespaces import Nodes, wait_until
+from ukd_dist import manifest
+from ukd_dist.attempts import attempt_directory, attempt_numbers, read_attempts
+from ukd_dist.data.shards import ShardSet
+from ukd_dist.heartbeat import Beat, read_beat
+from ukd_dist.rundir import RunDirectory
+
+pytestmark = pytest.mark.cluster
+Record = Callable[[str, object], None]
+
+COUNT = 4
+DRAIN_SECONDS = 20
+MEMBERS, EPOCHS = 5, 120
+SECONDS = 240.0  # far more than a fleet takes
+RESTART_SECONDS = 30.0
+
+EXPERIMENT = """
+name: faults
+root: {root}
+data:
+  shards: {shards}
+  modalities: [rgb]
+  clip: {{frames: 4, stride: 2, size: 32, short_side: [32, 48]}}
+teachers:
+  keep: all
+  defaults: {{arch: slowfast_tiny, modality: rgb, epochs: {epochs}, lr: 0.05, batch_size: 4}}
+  fleet: [{{grid: {{seed: [{seeds}]}}}}]
+students:
+  runs: [{{name: nobody, arch: slowfast_tiny, modality: rgb, targets: none}}]
+cluster: {{checkpoint_minutes: 0.01}}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(start_nodes: Callable[..., Nodes]) -> Nodes:
+    return start_nodes(COUNT, environment={"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_SECONDS)})
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Nodes:
+    """Four nodes that live, whatever the test before did."""
+    cluster.start(*(node for node in range(COUNT) if not cluster.is_up(node)))
+    return cluster
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Teachers of one experiment on the nodes, and the command that trains them."""
+
+    nodes: Nodes
+    file: Path
+    run: RunDirectory
+
+    @classmethod
+    def of(cls, nodes: Nodes, folder: Path, shards: ShardSet, members: int, epochs: int) -> Fleet:
+        folder.mkdir(parents=True, exist_ok=True)
+        file, seeds = folder / "fleet.yaml", ", ".join(map(str, range(members)))
+        file.write_text(
+            EXPERIMENT.format(root=folder / "run", shards=shards.directory, epochs=epochs, seeds=seeds)
+        )
+        subprocess.run([sys.executable, "-m", "ukd_dist.cli", "shard", str(file)], check=True)
+        return cls(nodes, file, RunDirectory(folder / "run"))
+
+    def start(self) -> subprocess.Popen[str]:
+        (output := self.file.with_suffix(".log")).touch()
+        with output.open("a") as log:
+            return self.nodes.run("ukd", "teach", str(self.file), output=log)
+
+    def finish(self) -> None:
+        """Train to the end."""
+        assert self.start().wait(SECONDS) == 0, self.file.with_suffix(".log").read_text()
+
+    @property
+    def directories(self) -> list[Path]:
+        return sorted(path for path in (self.run.root / "teachers").glob("*") if path.is_dir())
+
+    def beats(self) -> dict[tuple[Path, int], Beat]:
+        """The newest beat of each attempt that began, by member's directory and number."""
+        found = {
+            (directory, number): read_beat(attempt_directory(directory, number))
+            for directory in self.directories
+            for number in attempt_numbers(directory)
+        }
+        return {key: beat for key, beat in found.items() if beat is not None}
+
+    def training(self, node: int | None = None) -> tuple[Path, int] | None:
+        """Somebody's attempt that trains, on that node or on any but the head."""
+        for key, beat in self.beats().items():
+            host = self.nodes.name(0 if node is None else node)
+            if (beat.host == host) == (node is not None) and beat.phase == "training" and beat.epoch > 1:
+                return key
+        return None
+
+    def await_training(self) -> tuple[Path, int, int]:
+        """A member that trains off the head: its directory, attempt and node."""
+        wait_until(lambda: self.training() is not None, SECONDS)
+        found = self.training()
+        assert found is not None
+        host = self.beats()[found].host
+        return *found, next(n for n in range(COUNT) if self.nodes.name(n) == host)
+
+    def seconds_until_restart(self, directory: Path, number: int, begin: float) -> float:
+        """From a moment to the first beat of a later attempt at a member."""
+
+        def later() -> list[Path]:
+            attempts = [n for n in attempt_numbers(directory) if n > number]
+            return [
+                path
+                for n in attempts
+                if (path := attempt_directory(directory, n) / "heartbeat.json").exists()
+            ]
+
+        wait_until(lambda: bool(later()) or not (directory / "attempts").exists(), SECONDS)
+        return time.time() - begin
+
+    def made(self) -> dict[str, str]:
+        """Digest of every member's weights and logits, by place."""
+        return {
+            f"{directory.name}/{path.name}": manifest.sha256_of(path)
+            for directory in self.directories
+            for path in [*directory.glob("logits/*"), directory / "model.safetensors"]
+        }
+
+    def times(self) -> dict[Path, int]:
+        """When each file of the finished members was written."""
+        finished = [directory for directory in self.directories if (directory / "manifest.json").exists()]
+        return {path: path.stat().st_mtime_ns for d in finished for path in d.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Nodes, shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    fleet = Fleet.of(cluster, tmp_path_factory.mktemp("undisturbed"), shards, MEMBERS, EPOCHS)
+    fleet.finish()
+    assert len(fleet.directories) == MEMBERS
+    return fleet.made()
+
+
+def test_a_killed_node_costs_its_members_what_came_after_their_checkpoints(
+    nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
+) -> None:
+    fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
+    driver = fleet.start()
+    directory, number, node = fleet.await_training()
+    nodes.kill(node)
+    restart = fleet.seconds_until_restart(directory, number, time.time())
+
+    assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+    assert fleet.made() == undisturbed
+    lost, *_, done = read_attempts(directory)
+    assert (lost.outcome, done.outcome) == ("lost", "done")
+    assert done.host != nodes.name(node)
+    assert done.began_from != ""
+    record_property("killed node: seconds until its member began again", round(restart, 1))
+    assert restart < RESTART_SECONDS
+
+
+@pytest.mark.parametrize(
+    "trials", [pytest.param(1, id="once"), pytest.param(20, marks=pytest.mark.slow, id="twenty-times")]
+)
+def test_what_a_node_does_that_was_cut_off_is_not_used_once_it_is_back(
+    nodes: Nodes,
+    shards: ShardSet,
+    tmp_path: Path,
+    undisturbed: dict[str, str],
+    record_property: Record,
+    trials: int,
+) -> None:
+    for trial in range(trials):
+        fleet = Fleet.of(nodes, tmp_path / str(trial), shards, MEMBERS, EPOCHS)
+        driver = fleet.start()
+        directory, number, node = fleet.await_training()
+        begin = time.time()
+        nodes.cut(node)
+        restart = fleet.seconds_until_restart(directory, number, begin)
+        nodes.mend(node)
+
+        assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+        committed = fleet.times()
+        wait_until(lambda: not nodes.workers(node), SECONDS)  # noqa: B023 - waits in this turn
+        assert fleet.times() == committed, "nothing is written after the end"
+        assert fleet.made() == undisturbed
+        outcomes = {line.attempt: line.outcome for line in read_attempts(directory)}
+        assert outcomes.pop(number) == "lost"
+        assert list(outcomes.values())[-1] == "done"
+        record_property(f"cut-off node {trial}: seconds until its member began again", round(restart, 1))
+        assert restart < RESTART_SECONDS
+        nodes.kill(node)  # Ray does not take back a node that it gave up
+        nodes.start(node)
+
+
+def test_with_a_killed_head_the_same_command_on_a_new_cluster_trains_no_finished_member_again(
+    nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
+    fleet.start()
+    wait_until(lambda: bool(fleet.times()), SECONDS)
+    nodes.kill(0)  # the coordinator ran there; what runs on the others writes on for a while
+    finished = fleet.times()
+    nodes.restart_head()
+    fleet.finish()
+
+    assert {path: at for path, at in fleet.times().items() if path in finished} == finished
+    assert fleet.made() == undisturbed
+
+
+def test_a_node_that_is_told_to_go_loses_no_step(
+    nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
+) -> None:
+    fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
+    driver = fleet.start()
+    directory, number, node = fleet.await_training()
+    nodes.terminate(node)
+    restart = fleet.seconds_until_restart(directory, number, time.time())
+
+    assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+    assert fleet.made() == undisturbed
+    preempted, *_, done = read_attempts(directory)
+    assert (preempted.outcome, done.outcome) == ("preempted", "done")
+    assert done.began_from == preempted.reached != ""
+    record_property("drained node: seconds until its member began again", round(restart, 1))
+
+
+@pytest.mark.slow
+def test_fifty_killed_workers_lose_no_member(
+    nodes: Nodes, shards: ShardSet, tmp_path: Path, record_property: Record
+) -> None:
+    members = 16
+    quiet = Fleet.of(nodes, tmp_path / "quiet", shards, members, EPOCHS)
+    quiet.finish()
+    fleet, draw = Fleet.of(nodes, tmp_path / "killed", shards, members, EPOCHS), random.Random(0)
+    driver, killed = fleet.start(), 0
+    while killed < 50 and driver.poll() is None:
+        time.sleep(draw.uniform(0.3, 1.5))
+        if workers := _workers(nodes):
+            with suppress(psutil.NoSuchProcess):
+                draw.choice(workers).kill()
+                killed += 1
+    assert driver.wait(4 * SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+
+    assert killed == 50, "the fleet came to its end before"
+    assert fleet.made() == quiet.made()
+    record_property("attempts", sum(len(read_attempts(directory)) for directory in fleet.directories))
+
+
+def _workers(nodes: Nodes) -> list[psutil.Process]:
+    return [process for node in range(COUNT) for process in nodes.workers(node)]
