@@ -129,17 +129,18 @@ class Ended:
 @pytest.fixture(scope="module")
 def ended(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     root = tmp_path_factory.mktemp("members")
+    members = [member(root, name) for name in FAULTS]
+    return Ended(root, Members(cluster, HANG_SECONDS).run(members, lambda: None))
 
-    def member(name: str) -> Member:
-        fault, faults = FAULTS[name]
 
-        def job(number: int, resources: Resources) -> Job:
-            arguments = (root / name, fault, faults, number)
-            return Job(name, work, arguments, resources, fresh_process=True, retries=0)
+def member(root: Path, name: str) -> Member:
+    fault, faults = FAULTS[name]
 
-        return Member(name, root / name, SHARE, job)
+    def job(number: int, resources: Resources) -> Job:
+        arguments = (root / name, fault, faults, number)
+        return Job(name, work, arguments, resources, fresh_process=True, retries=0)
 
-    return Ended(root, Members(cluster, HANG_SECONDS).run([member(n) for n in FAULTS], lambda: None))
+    return Member(name, root / name, SHARE, job)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +195,11 @@ def test_the_record_says_where_each_attempt_ran_and_with_what(ended: Ended) -> N
     assert second.memory_gib >= 2 * (first.memory_gib or 0)
 
 
-def test_a_crashed_process_is_not_started_again_where_it_crashed(ended: Ended) -> None:
-    first, second, third = (line.node for line in ended.attempts("crashes"))
+def test_a_crashed_process_is_not_started_again_where_it_crashed_while_there_is_room_elsewhere(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    Members(cluster, HANG_SECONDS).run([member(tmp_path, "crashes")], lambda: None)
+    first, second, third = (line.node for line in read_attempts(tmp_path / "crashes"))
     assert first != second
     assert second != third
 

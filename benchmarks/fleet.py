@@ -1,0 +1,172 @@
+"""Claim: a thousand members cost the fleet's machinery little beside their trainings.
+
+On four Ray nodes of one CPU each on this machine, in one run:
+
+- overhead: 1,000 members whose training is nothing (an attempt's directory, heartbeat, one small file, its
+  manifest, the coordinator's commit), in processes of their own as teachers are, and in processes that are
+  used again: seconds of the whole times the slots, over members; and the coordinator's peak memory;
+- status, resume: `ukd status` and `ukd teach` of a root with 1,000 finished teachers, whole commands.
+
+Prints one JSON line and keeps it in benchmarks/results/fleet.json. `--small` takes 40 members, to see that
+the script runs, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import RESULTS, claim_of, commit, hardware, parser, save
+
+from ukd_dist import manifest
+from ukd_dist.attempts import attempt_directory
+from ukd_dist.cluster import Job, RayCluster
+from ukd_dist.config import Cluster, Resources
+from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
+from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, samples_csv, shard_name, write_shard
+from ukd_dist.data_config import Encoding
+from ukd_dist.experiment import resolved
+from ukd_dist.heartbeat import Heart
+from ukd_dist.resolution import parse
+from ukd_dist.rundir import RunDirectory
+from ukd_dist.stages.members import Member, Members
+
+MEMBERS, NODES, CLASSES, ROWS = 1000, 4, 11, 22
+REPEATS = 5
+RESULT = RESULTS / "fleet.json"
+EXPERIMENT = """
+name: fleet
+root: {root}
+data: {{source: synthetic}}
+teachers:
+  keep: all
+  fleet: [{{arch: slowfast_tiny, modality: rgb, grid: {{seed: {seeds}}}}}]
+students:
+  runs: [{{name: nobody, arch: slowfast_tiny, modality: rgb, targets: none}}]
+"""
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--small", action="store_true", help="40 members")
+    small = arguments.parse_args().small
+    count = 40 if small else MEMBERS
+    with tempfile.TemporaryDirectory() as scratch:
+        overhead = {
+            way: measure_overhead(Path(scratch) / way, count, fresh)
+            for way, fresh in (("own_processes", True), ("used_again", False))
+        }
+        seconds = measure_commands(Path(scratch) / "finished", count)
+    record = {
+        "claim": claim_of(__doc__),
+        "command": "python benchmarks/fleet.py",
+        "commit": commit(),
+        "hardware": hardware(),
+        "members": count,
+        "nodes": NODES,
+        "overhead_seconds_a_member": overhead,
+        "coordinator_peak_mib": round(peak_mib()),
+        "repeats": REPEATS,
+        "command_seconds": seconds,
+    }
+    print(json.dumps(record))
+    if not small:
+        save(RESULT, record)
+
+
+def measure_overhead(folder: Path, count: int, fresh: bool) -> float:
+    """Seconds a member and slot."""
+    settings = Cluster(local_nodes=NODES, cpus_per_node=1)
+    with RayCluster(settings, folder / "logs") as cluster:
+        list(cluster.run([Job("start", len, ("",))]))
+        members = [
+            Member(f"m{n}", folder / f"m{n}", Resources(), partial(job, folder / f"m{n}", fresh))
+            for n in range(count)
+        ]
+        began = time.perf_counter()
+        failed = Members(cluster, hang_seconds=600.0).run(members, lambda: None)
+        seconds = time.perf_counter() - began
+    assert not failed, failed
+    assert all((member.directory / manifest.FILENAME).exists() for member in members)
+    return round(seconds * NODES / count, 3)
+
+
+def job(directory: Path, fresh: bool, number: int, resources: Resources) -> Job:
+    return Job(directory.name, train_nothing, (directory, number), resources, fresh_process=fresh, retries=0)
+
+
+def train_nothing(directory: Path, number: int) -> str:
+    attempt = attempt_directory(directory, number)
+    with Heart(attempt, node="", epochs=1) as heart:
+        heart.begin("")
+        (attempt / "file").write_bytes(b"0" * 1024)
+        return manifest.commit(attempt, "teacher", {}, {}, ["file"]).digest()
+
+
+def measure_commands(root: Path, count: int) -> dict[str, list[float]]:
+    """Seconds of `ukd status` and `ukd teach` where all is finished."""
+    root.mkdir()
+    file = root.with_suffix(".yaml")
+    file.write_text(EXPERIMENT.format(root=root, seeds=list(range(count))))
+    finish_teachers(file)
+    commands = {"status": ["status", str(root)], "resume": ["teach", str(file)]}
+    return {name: [seconds_of(command) for _ in range(REPEATS)] for name, command in commands.items()}
+
+
+def finish_teachers(file: Path) -> None:
+    experiment = parse(file.read_text(), str(file), [])
+    run = RunDirectory(experiment.root)
+    shards = finish_shards(run.shards)
+    manifest.write_atomically(run.experiment, experiment.to_yaml().encode())
+    none = torch.zeros(ROWS, dtype=torch.bool)
+    for member in experiment.teachers:
+        directory = run.teacher(member.id)
+        path = logits_path(directory, "train")
+        logits_nc = torch.randn(ROWS, CLASSES)
+        checks = {
+            logits_name("train"): write_logits(
+                path, logits_nc, shards.rows["train"], "train", view="centre", trained_on=none
+            )
+        }
+        inputs, settings = {"shards": shards.digest}, resolved(member.settings)
+        manifest.commit(directory, "teacher", settings, inputs, list(checks), {CHECKS: checks})
+
+
+def finish_shards(directory: Path) -> ShardSet:
+    """Shards of no videos."""
+    names = [f"class{n}" for n in range(CLASSES)]
+    samples = [
+        Sample("train", row, f"clip{row}", row % CLASSES, names[row % CLASSES], "1", 30, 30.0, 64, 48)
+        for row in range(ROWS)
+    ]
+    tar = shard_name("train", 0)
+    write_shard(directory / tar, ((sample, {"rgb.mp4": b"no video"}) for sample in samples))
+    manifest.write_atomically(directory / SAMPLES, samples_csv(samples))
+    settings: dict[str, Any] = {"classes": names, "encoding": Encoding().model_dump(mode="json")}
+    files = [SAMPLES, tar, Path(tar).with_suffix(".idx").name]
+    summary = {"samples": {"train": ROWS, "test": 0}, "rejected": {}}
+    manifest.commit(directory, "shards", settings, {"source": "0" * 64}, files, summary)
+    return ShardSet(directory)
+
+
+def seconds_of(arguments: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "ukd_dist.cli", *arguments], check=True, capture_output=True)
+    return round(time.perf_counter() - began, 2)
+
+
+def peak_mib() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
