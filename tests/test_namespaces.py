@@ -111,6 +111,7 @@ def test_jobs_run_on_every_node(nodes: Nodes, tmp_path: Path) -> None:
         assert beating.end() == 0
 
 
+@pytest.mark.slow  # test_fleet_faults.py has the fault with real trainings
 def test_a_killed_process_costs_its_job_a_start(
     nodes: Nodes, tmp_path: Path, record_property: Record
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_killed_process_costs_its_job_a_start(
         assert beating.end() == 0
 
 
+@pytest.mark.slow  # test_fleet_faults.py has the fault with real trainings
 def test_the_job_of_a_killed_node_runs_on_another(
     nodes: Nodes, tmp_path: Path, record_property: Record
 ) -> None:
@@ -155,6 +157,7 @@ def test_a_job_that_no_node_had_room_for_runs_on_one_that_joins(nodes: Nodes, tm
         nodes.kill(new)
 
 
+@pytest.mark.slow  # test_fleet_faults.py has the fault with real trainings
 def test_a_node_that_is_told_to_go_keeps_its_job_while_it_drains(
     nodes: Nodes, tmp_path: Path, record_property: Record
 ) -> None:
@@ -197,6 +200,7 @@ def test_the_job_of_a_node_that_is_cut_off_runs_elsewhere_while_its_first_attemp
         assert beating.end() == 0
 
 
+@pytest.mark.slow  # test_fleet_faults.py has the fault with real trainings
 def test_the_same_command_finishes_on_a_new_head(
     nodes: Nodes, tmp_path: Path, record_property: Record
 ) -> None:
