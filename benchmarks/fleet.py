@@ -28,7 +28,7 @@ from record import RESULTS, claim_of, commit, hardware, parser, save
 from ukd_dist import manifest
 from ukd_dist.attempts import attempt_directory
 from ukd_dist.cluster import Job, RayCluster
-from ukd_dist.config import Cluster, Resources
+from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, samples_csv, shard_name, write_shard
 from ukd_dist.data_config import Encoding

@@ -31,7 +31,7 @@ import torch
 from record import RESULTS, claim_of, commit, hardware, output, parser, save
 
 from ukd_dist.cluster import Job, RayCluster
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.knowledge import LOGITS, open_rows, write_logits
 from ukd_dist.data.rowarray import Checks
 from ukd_dist.data.shards import Rows, Sample

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ukd_dist.cluster import Job, RayCluster
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 
 
 def beat(folder: Path, job: str) -> str:

@@ -20,6 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 VOCABULARY = {
     "agreement",
     "clip_config",
+    "cluster_config",
     "cancellation",
     "attempts",
     "errors",

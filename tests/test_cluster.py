@@ -18,7 +18,7 @@ import torch
 from torch import distributed
 
 from ukd_dist.cluster import Job, Outcome, RayCluster
-from ukd_dist.config import Cluster, Resources
+from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.errors import DataError, ResourceError, TrainingError
 
 NODES, MAX_FAILURES = 2, 1

@@ -20,7 +20,7 @@ from tests.stages import test_attempts_teach
 from ukd_dist import manifest
 from ukd_dist.attempts import ATTEMPTS, Attempt, attempt_directory, newest_attempt, read_attempts
 from ukd_dist.cluster import Job, RayCluster, current_node
-from ukd_dist.config import Cluster, Resources
+from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, NotFiniteError, PreemptedError, UkdError
 from ukd_dist.heartbeat import BEAT_SECONDS, Heart, read_beat

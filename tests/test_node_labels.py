@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ukd_dist.cluster import Job, RayCluster, current_node
-from ukd_dist.config import Cluster, Resources
+from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.errors import ResourceError
 
 pytestmark = pytest.mark.cluster

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ukd_dist import pipeline
 from ukd_dist.cli import app
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data_config import Data
 from ukd_dist.metrics import CATALOGUE
 

@@ -25,7 +25,7 @@ from tests.method import oracle
 from tests.store import Store
 from ukd_dist import manifest, pipeline
 from ukd_dist.attempts import read_attempts
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.knowledge import logits_name, write_logits
 from ukd_dist.data.shards import Rows, ShardSet
 from ukd_dist.errors import DataError, IncompleteError, MismatchError, ResourceError, UkdError

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ukd_dist.clip_config import Clip, Views
-from ukd_dist.config import Cluster, Evaluate, Selection, Student, Target, Teacher, Training
+from ukd_dist.cluster_config import Cluster
+from ukd_dist.config import Evaluate, Selection, Student, Target, Teacher, Training
 from ukd_dist.data_config import Data
 from ukd_dist.errors import UsageError
 

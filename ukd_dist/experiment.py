@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Cluster, Evaluate, Keep, Student, Target, Teacher, Training
+from ukd_dist.cluster_config import Cluster
+from ukd_dist.config import Evaluate, Keep, Student, Target, Teacher, Training
 from ukd_dist.data_config import Data
 
 

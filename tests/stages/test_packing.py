@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ukd_dist.config import Cluster, Resources
+from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.errors import ResourceError, UsageError
 from ukd_dist.stages.packing import Node, at_once, local_nodes, parse_nodes, schedule
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tests.stages import fake_store, taught_run
 from ukd_dist.cli import app
 from ukd_dist.cluster import RayCluster
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.stages import taught_run
 from ukd_dist import manifest, pipeline
 from ukd_dist.cli import app
-from ukd_dist.config import Resources
+from ukd_dist.cluster_config import Resources
 from ukd_dist.data.knowledge import CHECKS, LOGITS, TRAINED_ON, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.experiment import Experiment

@@ -20,7 +20,7 @@ from tests.stages import fake_store
 from tests.stages.fake_store import Store
 from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import Rows, Sample
 from ukd_dist.data.sums import SUMS

@@ -21,7 +21,7 @@ import ray
 from tests.stages import fake_store
 from tests.stages.test_reduce import content, run, targets
 from ukd_dist.cluster import Job, RayCluster
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.sums import SUMS
 from ukd_dist.experiment import TargetMember
 from ukd_dist.manifest import FILENAME

@@ -12,7 +12,7 @@ from tests.data.odd_videos import film
 from tests.data.test_odd_videos import KINDS, SOUND
 from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.shards import Sample, ShardSet, read_index
 from ukd_dist.data.sources import ListedVideo, read_source
 from ukd_dist.data_config import Encoding

@@ -23,7 +23,7 @@ import pytest
 from tests.stages.test_shard import context, study
 from ukd_dist import manifest
 from ukd_dist.cluster import RayCluster
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.stages.shard import shard
 
 pytestmark = pytest.mark.cluster

@@ -20,7 +20,7 @@ from tests.stages.page import Page
 from tests.stages.test_sweep import SCOPE
 from ukd_dist.cli import app
 from ukd_dist.cluster import RayCluster
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError, UsageError
 from ukd_dist.experiment import Experiment

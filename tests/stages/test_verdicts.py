@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from ukd_dist.config import Resources
+from ukd_dist.cluster_config import Resources
 from ukd_dist.stages.verdicts import ATTEMPTS, DEATHS, Ended, judge
 
 PLAIN = Resources(cpus=2)

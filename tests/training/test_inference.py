@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Resources, Teacher
+from ukd_dist.cluster_config import Resources
+from ukd_dist.config import Teacher
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.models.networks import VideoNetwork
 from ukd_dist.training.inference import infer

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Resources, Teacher
+from ukd_dist.cluster_config import Resources
+from ukd_dist.config import Teacher
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data_config import Modality
 from ukd_dist.errors import UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ukd_dist.config import Cluster
+from ukd_dist.cluster_config import Cluster
 
 # A task that is killed for memory would be tried for ever.
 _RAY_SETTINGS = {"RAY_task_oom_retries": "3"}

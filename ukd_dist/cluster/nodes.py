@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ukd_dist.config import Resources
+from ukd_dist.cluster_config import Resources
 from ukd_dist.errors import ResourceError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ukd_dist.cluster.worker import last_line, run_rank
-from ukd_dist.config import Resources
+from ukd_dist.cluster_config import Resources
 from ukd_dist.errors import UkdError
 
 _POLL_SECONDS = 0.5

@@ -19,7 +19,7 @@ from ukd_dist.cluster.nodes import alive_nodes, draining_nodes, require
 from ukd_dist.cluster.ranks import GroupLostError, free_reservations, run_group
 from ukd_dist.cluster.tasks import Job, Outcome, Tasks
 from ukd_dist.cluster.worker import last_line
-from ukd_dist.config import Cluster, Resources
+from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.errors import ResourceError, TrainingError
 
 _REACH_SECONDS = 5.0

@@ -13,7 +13,7 @@ from typing import Any
 from ukd_dist.cluster.failures import Failure, classify
 from ukd_dist.cluster.nodes import alive_nodes, copies
 from ukd_dist.cluster.worker import run_job
-from ukd_dist.config import Resources
+from ukd_dist.cluster_config import Resources
 from ukd_dist.errors import UkdError
 
 ONE_CPU = Resources(cpus=1)

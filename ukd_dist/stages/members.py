@@ -23,7 +23,8 @@ from ukd_dist.attempts import (
     record,
 )
 from ukd_dist.cluster import Failure, Job, Outcome, RayCluster, Tasks
-from ukd_dist.config import Keep, Resources
+from ukd_dist.cluster_config import Resources
+from ukd_dist.config import Keep
 from ukd_dist.errors import DataError, ResourceError, TrainingError, UkdError
 from ukd_dist.heartbeat import Beat, ask_to_stop, read_beat
 from ukd_dist.rundir import ERROR, leave_error

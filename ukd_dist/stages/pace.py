@@ -13,7 +13,8 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.attempts import with_history
-from ukd_dist.config import Resources, Teacher
+from ukd_dist.cluster_config import Resources
+from ukd_dist.config import Teacher
 from ukd_dist.data.clips import CHANNELS, Clips
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.experiment import Experiment

@@ -15,7 +15,7 @@ from itertools import count
 
 import torch
 
-from ukd_dist.config import Cluster, Resources
+from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.errors import ResourceError, UsageError
 
 _UNITS = 10_000  # Ray's: a share is a whole number of them, so that ten tenths are one

@@ -14,7 +14,8 @@ from typing import get_args
 
 from ukd_dist import manifest
 from ukd_dist.attempts import with_history
-from ukd_dist.config import Keep, Resources, Teacher
+from ukd_dist.cluster_config import Resources
+from ukd_dist.config import Keep, Teacher
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import SPLITS, ShardSet
 from ukd_dist.data.sources import read_source

@@ -19,7 +19,8 @@ from torch import nn
 from ukd_dist import manifest
 from ukd_dist.attempts import attempt_directory, attempt_numbers
 from ukd_dist.cluster import Job, current_node
-from ukd_dist.config import Resources, Teacher
+from ukd_dist.cluster_config import Resources
+from ukd_dist.config import Teacher
 from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.rowarray import Checks

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from ukd_dist.config import Resources
+from ukd_dist.cluster_config import Resources
 
 ATTEMPTS = 3  # of one that fails by itself
 DEATHS = 5  # in a row, without a new checkpoint, on nodes that live: no accident any more
