@@ -154,6 +154,7 @@ def cancel_when_held(root: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_coordinator_whose_cpus_never_come_is_taken_back(
     nodes: Any, job_server: str, tmp_path: Path
 ) -> None:

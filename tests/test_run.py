@@ -133,6 +133,7 @@ def test_the_target_is_the_oracles_reading_of_the_teachers_logits(undisturbed: P
     assert np.abs(target - logits_knc.mean(axis=0)).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_a_student_of_stored_views_learns_from_a_target_of_each(tmp_path: Path) -> None:
     root = tmp_path / "run"
     views = ["data.views={kind: random, clips: 2, seed: 5}", "students.runs.1.view=stored"]
@@ -250,6 +251,7 @@ def test_a_student_whose_rank_was_killed_ends_with_the_bytes_of_an_undisturbed_o
     assert made(root) == made(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_student_of_shards_in_a_store_ends_with_the_bytes_of_one_of_local_shards(
     undisturbed: Path, tmp_path: Path, store: Store
 ) -> None:
@@ -282,6 +284,7 @@ def test_an_interrupted_run_says_so_and_fails(undisturbed: Path, tmp_path: Path)
     assert said(root).read_text().splitlines()[-1] == "ukd: interrupted; run again to go on"
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     undisturbed: Path, tmp_path: Path
 ) -> None:

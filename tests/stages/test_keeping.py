@@ -155,7 +155,8 @@ def test_a_real_kill_leaves_every_teacher_sound_and_the_rest_is_dropped_later(
     assert damaged(teacher) == []
     for directory in directories:
         keep_only(directory, "logits")
-    assert [files(directory) for directory in directories] == [KEPT["logits"]] * len(directories)
+    left = [{name for name in files(d) if not name.endswith(".partial")} for d in directories]
+    assert left == [KEPT["logits"]] * len(directories)  # what it was writing then is for `ukd gc`
     assert damaged(teacher) == []
 
 
