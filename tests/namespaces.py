@@ -123,6 +123,11 @@ class Nodes:
         for node in nodes:
             self._await_start(node)
 
+    def revived(self, count: int) -> Nodes:
+        """The cluster with its first nodes alive, whatever was done to them."""
+        self.start(*(node for node in range(count) if not self.is_up(node)))
+        return self
+
     def add(self) -> int:
         """One more node joins; its number."""
         node = len(self._nodes)

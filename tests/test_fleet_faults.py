@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from tests.namespaces import Nodes, wait_until
 from ukd_dist import manifest
-from ukd_dist.attempts import attempt_directory, attempt_numbers, read_attempts
+from ukd_dist.attempts import ATTEMPTS, Attempt, attempt_directory, attempt_numbers, read_attempts
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.heartbeat import Beat, read_beat
 from ukd_dist.rundir import RunDirectory
@@ -54,9 +55,7 @@ def cluster(start_nodes: Callable[..., Nodes]) -> Nodes:
 
 @pytest.fixture
 def nodes(cluster: Nodes) -> Nodes:
-    """Four nodes that live, whatever the test before did."""
-    cluster.start(*(node for node in range(COUNT) if not cluster.is_up(node)))
-    return cluster
+    return cluster.revived(COUNT)
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,14 @@ class Fleet:
         }
 
     def times(self) -> dict[Path, int]:
-        """When each file of the finished members was written."""
-        finished = [directory for directory in self.directories if (directory / "manifest.json").exists()]
-        return {path: path.stat().st_mtime_ns for d in finished for path in d.rglob("*") if path.is_file()}
+        """When each file of the finished members was written; what goes meanwhile is left out."""
+        found = {}
+        for member in (directory for directory in self.directories if (directory / "manifest.json").exists()):
+            for directory, _, names in os.walk(member):
+                for path in (Path(directory) / name for name in names):
+                    with suppress(FileNotFoundError):
+                        found[path] = path.stat().st_mtime_ns
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -151,23 +155,44 @@ def undisturbed(cluster: Nodes, shards: ShardSet, tmp_path_factory: pytest.TempP
     return fleet.made()
 
 
+def lose(fleet: Fleet, fault: Callable[[int], None]) -> tuple[Attempt, Attempt, int, float]:
+    """Train through a fault of a node off the head.
+
+    Returns:
+        Of a member that trained there its attempt there and the one that ended it, the node, and the seconds
+        until it began again.
+    """
+    driver = fleet.start()
+    directory, number, node = fleet.await_training()
+    fault(node)
+    seconds = fleet.seconds_until_restart(directory, number, time.time())
+    assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+    first, *_, done = (line for line in read_attempts(directory) if line.attempt >= number)
+    return first, done, node, seconds
+
+
 def test_a_killed_node_costs_its_members_what_came_after_their_checkpoints(
     nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
 ) -> None:
     fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
-    driver = fleet.start()
-    directory, number, node = fleet.await_training()
-    nodes.kill(node)
-    restart = fleet.seconds_until_restart(directory, number, time.time())
-
-    assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+    lost, done, node, seconds = lose(fleet, nodes.kill)
+    record_property("killed node: seconds until its member began again", round(seconds, 1))
     assert fleet.made() == undisturbed
-    lost, *_, done = read_attempts(directory)
     assert (lost.outcome, done.outcome) == ("lost", "done")
     assert done.host != nodes.name(node)
     assert done.began_from != ""
-    record_property("killed node: seconds until its member began again", round(restart, 1))
-    assert restart < RESTART_SECONDS
+    assert seconds < RESTART_SECONDS
+
+
+def test_a_node_that_is_told_to_go_loses_no_step(
+    nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
+) -> None:
+    fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
+    preempted, done, _, seconds = lose(fleet, nodes.terminate)
+    record_property("drained node: seconds until its member began again", round(seconds, 1))
+    assert fleet.made() == undisturbed
+    assert (preempted.outcome, done.outcome) == ("preempted", "done")
+    assert done.began_from == preempted.reached != ""
 
 
 @pytest.mark.parametrize(
@@ -213,30 +238,14 @@ def test_with_a_killed_head_the_same_command_on_a_new_cluster_trains_no_finished
     fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
     fleet.start()
     wait_until(lambda: bool(fleet.times()), SECONDS)
-    nodes.kill(0)  # the coordinator ran there; what runs on the others writes on for a while
-    finished = fleet.times()
-    nodes.restart_head()
+    nodes.kill(0)  # the coordinator ran there
+    finished = {path: at for path, at in fleet.times().items() if ATTEMPTS not in path.parts}
+    assert any(nodes.workers(node) for node in range(1, COUNT)), "they train on without a head"
+    nodes.start(0)
     fleet.finish()
 
     assert {path: at for path, at in fleet.times().items() if path in finished} == finished
     assert fleet.made() == undisturbed
-
-
-def test_a_node_that_is_told_to_go_loses_no_step(
-    nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
-) -> None:
-    fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
-    driver = fleet.start()
-    directory, number, node = fleet.await_training()
-    nodes.terminate(node)
-    restart = fleet.seconds_until_restart(directory, number, time.time())
-
-    assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
-    assert fleet.made() == undisturbed
-    preempted, *_, done = read_attempts(directory)
-    assert (preempted.outcome, done.outcome) == ("preempted", "done")
-    assert done.began_from == preempted.reached != ""
-    record_property("drained node: seconds until its member began again", round(restart, 1))
 
 
 @pytest.mark.slow

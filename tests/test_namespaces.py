@@ -34,9 +34,7 @@ def cluster(start_nodes: Callable[..., Nodes]) -> Nodes:
 
 @pytest.fixture
 def nodes(cluster: Nodes) -> Nodes:
-    """Four nodes that live, whatever the test before did."""
-    cluster.start(*(node for node in range(COUNT) if not cluster.is_up(node)))
-    return cluster
+    return cluster.revived(COUNT)
 
 
 class Beating:
