@@ -302,6 +302,16 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
             "teachers.fleet[1].resources: decode: gpu with gpus 0; expected a GPU, or a share of one;",
         ),
         (["teachers.defaults.warmup_epochs=4"], "teachers.fleet[0]: warmup_epochs 4 leaves nothing of 4"),
+        (
+            ["teachers.defaults.accumulate=3"],
+            "teachers.fleet[0]: batch_size 16 is not a multiple of accumulate 3",
+        ),
+        (["teachers.defaults.schedule=step"], "teachers.fleet[0]: schedule: step with 0 milestones"),
+        (["teachers.defaults.milestones=[1]"], "teachers.fleet[0]: schedule: cosine with 1 milestones"),
+        (
+            ["teachers.defaults.schedule=step", "teachers.defaults.milestones=[3, 2]"],
+            "teachers.fleet[0]: milestones 3, 2 of 4 epochs",
+        ),
         (["evaluate.fusion.two=[ukd, flow]"], "evaluate.fusion.two names unknown student 'flow'; expected"),
         (["evaluate.views={kind: random}"], "evaluate: views: kind: random; expected centre or mean: a test"),
         (
@@ -581,6 +591,13 @@ OTHER = {
     "weight_decay": 0.0,
     "warmup_epochs": 1.0,
     "schedule": "constant",
+    "accumulate": 2,
+    "optimizer": "adamw",
+    "clip_norm": 1.0,
+    "ema": 0.99,
+    "precision": "bf16",
+    "recompute": True,
+    "zero": 1,
     "label_smoothing": 0.1,
     "dropout": 0.1,
     "clip": {"frames": 32},
@@ -593,7 +610,9 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("field", sorted(Teacher.model_fields.keys() - {"resources", "views", "folds"}))
+@pytest.mark.parametrize(
+    "field", sorted(Teacher.model_fields.keys() - {"resources", "views", "folds", "milestones"})
+)
 def test_every_setting_of_a_teacher_but_its_resources_changes_its_id(field: str) -> None:
     changed = study(f"teachers.fleet.1.{field}={json.dumps(OTHER[field])}", "data.folds={count: 5}")
     assert [a == b for a, b in zip(teacher_ids(changed), teacher_ids(study()), strict=True)] == [
@@ -602,11 +621,21 @@ def test_every_setting_of_a_teacher_but_its_resources_changes_its_id(field: str)
     ]
 
 
-@pytest.mark.parametrize("field", sorted(Student.model_fields.keys() - {"resources", "targets"}))
+@pytest.mark.parametrize(
+    "field", sorted(Student.model_fields.keys() - {"resources", "targets", "milestones"})
+)
 def test_every_setting_of_a_student_but_its_resources_changes_its_id(field: str) -> None:
     changed = study(f"students.runs.1.{field}={json.dumps(OTHER[field])}")
     assert changed.students[0].id == study().students[0].id
     assert changed.students[1].id != study().students[1].id
+
+
+def test_other_milestones_change_an_id() -> None:
+    first, second = (
+        study("students.runs.1.schedule=step", f"students.runs.1.milestones=[{epoch}]") for epoch in (1, 2)
+    )
+    assert first.students[0].id == second.students[0].id
+    assert first.students[1].id != second.students[1].id
 
 
 @pytest.mark.parametrize("view", ["{kind: mean, clips: 3}", "{kind: mean, crops: 3}"])

@@ -69,6 +69,8 @@ class Cluster(Settings):
     checkpoint_minutes: float = Field(
         10.0, gt=0, description="longest time of a teacher's training without a checkpoint, minutes"
     )
+    checkpoint_steps: int = Field(200, ge=1, description="most steps of a training without a checkpoint")
+    checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of a training that are kept")
     reduce_rows: int | None = Field(
         None,
         ge=1,

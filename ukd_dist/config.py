@@ -6,6 +6,7 @@ Settings never come from environment variables.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,15 +32,67 @@ class Training(Settings):
     seed: int = Field(0, ge=0, description="seed of weights, order, views and dropout")
     epochs: int = Field(30, ge=1, description="passes over the training rows")
     batch_size: int = Field(16, ge=1, description="clips a step, over all ranks")
-    lr: float = Field(0.01, gt=0, description="SGD's peak learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum (Nesterov)")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 on every weight")
+    accumulate: int = Field(
+        1, ge=1, description="forward passes a step, each over an equal part of batch_size; saves memory"
+    )
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd is Nesterov's where there is momentum")
+    lr: float = Field(0.01, gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's momentum, AdamW's beta 1")
+    weight_decay: float = Field(1e-4, ge=0, description="on every weight; SGD's L2, AdamW's decoupled")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="learning rate after warm-up")
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        "cosine", description="learning rate after warm-up"
+    )
+    milestones: tuple[float, ...] = Field(
+        (), description="step: epochs after which the learning rate is a tenth of what it was"
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest norm of a step's gradient, which is shortened; null: left as it is"
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay a step of the moving average of the weights, which is what is kept; null: none",
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="of convolutions and products in training; weights are float32"
+    )
+    recompute: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, more time"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross entropy")
     dropout: float = Field(0.5, ge=0, lt=1, description="before the classifier")
     clip: Clip = Field(default_factory=Clip, description="default: data.clip")
     resources: Resources = Field(default_factory=Resources, description="of each process")
+
+    @model_validator(mode="after")
+    def _passes_share_equally(self) -> Training:
+        if self.batch_size % self.accumulate:
+            raise SettingsError(
+                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}",
+                expected="equal parts for every forward pass",
+                action="change one of the two",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_steps(self) -> Training:
+        if (self.schedule == "step") != bool(self.milestones):
+            raise SettingsError(
+                f"schedule: {self.schedule} with {len(self.milestones)} milestones",
+                expected="milestones with schedule: step, and none with another",
+                action="change one of the two",
+            )
+        if self.milestones and not all(
+            a < b for a, b in pairwise((self.warmup_epochs, *self.milestones, self.epochs))
+        ):
+            raise SettingsError(
+                f"milestones {', '.join(f'{m:g}' for m in self.milestones)} of {self.epochs} epochs",
+                expected="rising numbers between warmup_epochs and epochs",
+                action="correct them",
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Training:
@@ -79,12 +132,16 @@ class Student(Training):
         "each with its own target",
     )
     workers: int = Field(1, ge=1, description="ranks; batch_size is shared equally among them")
+    zero: Literal[0, 1, 2] = Field(
+        0, description="ZeRO stage: ranks share the optimizer's state (1) and the gradients (2)"
+    )
 
     @model_validator(mode="after")
     def _ranks_share_equally(self) -> Student:
-        if self.batch_size % self.workers:
+        if self.batch_size % (self.workers * self.accumulate):
             raise SettingsError(
-                f"batch_size {self.batch_size} is not a multiple of workers {self.workers}",
+                f"batch_size {self.batch_size} is not a multiple of workers {self.workers}"
+                + (f" times accumulate {self.accumulate}" if self.accumulate > 1 else ""),
                 expected="equal shares for every rank",
                 action="change one of the two",
             )

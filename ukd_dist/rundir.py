@@ -30,6 +30,7 @@ REJECTS = "rejects.jsonl"  # of the shards
 
 # Files of a member's directory.
 HISTORY = "history.jsonl"
+CHECKPOINTS = "checkpoint"
 ERROR = "error.json"
 
 

@@ -19,7 +19,7 @@ from ukd_dist.rundir import HISTORY, RunDirectory, leave_error
 from ukd_dist.stages.evaluate import RESULT, Result, fusions, write_results
 from ukd_dist.stages.opinions import Tally, describe
 from ukd_dist.stages.reduce import OPINIONS
-from ukd_dist.training.loop import Epoch, write_history
+from ukd_dist.training.history import Epoch, write_history
 
 CLASSES = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")
 

@@ -139,7 +139,7 @@ def test_a_teachers_weights_are_those_of_a_training_on_its_rows_alone(
     model = build_network(settings, 2)
     with Recorder(tmp_path, run="test", stage="teach", member="m") as recorder:
         train(
-            PlainEngine(model, build_optimizer(settings, model), cpu),
+            PlainEngine(model, build_optimizer(settings, model), cpu, settings),
             supervised(settings),
             lambda epochs, _: clips_of(shards, settings, epochs, rows),
             settings,

@@ -1,63 +1,179 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.nn.functional import cross_entropy
 
-from tests.training.test_loop import SETTINGS
-from ukd_dist.training.engines import DeepSpeedEngine, PlainEngine, deepspeed_config
+from tests.training.ranks import member_of_group, on_ranks
+from ukd_dist.config import Student
+from ukd_dist.training.engines import DeepSpeedEngine, Engine, PlainEngine, deepspeed_config
+from ukd_dist.training.partitions import repartition
 from ukd_dist.training.setup import build_network, build_optimizer
 
 CPU = torch.device("cpu")
+SETTINGS = Student(
+    name="student",
+    targets="none",
+    arch="slowfast_tiny",
+    modality="rgb",
+    batch_size=4,
+    lr=0.05,
+    dropout=0.0,
+    clip={"frames": 8, "stride": 2, "size": 32, "short_side": (32, 40)},
+)
+STEPS = 20
+
+
+def changed(**change: object) -> Student:
+    return Student.model_validate({**SETTINGS.model_dump(), **change})
+
+
+def deepspeed_engine(settings: Student) -> DeepSpeedEngine:
+    model = build_network(settings, 5)
+    return DeepSpeedEngine(model, build_optimizer(settings, model), CPU, settings)
+
+
+def plain_engine(settings: Student) -> PlainEngine:
+    model = build_network(settings, 5)
+    return PlainEngine(model, build_optimizer(settings, model), CPU, settings)
+
+
+def batch(step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    clips = torch.rand(size, 3, 8, 32, 32, generator=generator)
+    return clips, torch.randint(5, (size,), generator=generator)
+
+
+def losses_of(engine: Engine, settings: Student, steps: range) -> list[float]:
+    """Each step's loss on this rank's share of the batch."""
+    found = []
+    share = slice(engine.rank, None, engine.ranks)
+    for step in steps:
+        clips, labels = (tensor[share] for tensor in batch(step, settings.batch_size))
+        losses = []
+        for part in range(settings.accumulate):
+            size = len(clips) // settings.accumulate
+            own = slice(part * size, (part + 1) * size)
+            loss = cross_entropy(engine.forward(clips[own]).float(), labels[own])
+            engine.step(loss, lr=settings.lr / (step + 1))
+            losses.append(loss.item())
+        found.append(sum(losses) / len(losses))
+    return found
 
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    rendezvous = tmp_path_factory.mktemp("ranks") / "rendezvous"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOCAL_RANK", "0")
-        distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
-        yield
-        distributed.destroy_process_group()
+        with member_of_group(0, 1, tmp_path_factory.mktemp("ranks") / "rendezvous"):
+            yield
 
 
-def test_deepspeed_takes_the_steps_that_plain_torch_takes(one_rank: None) -> None:
-    torch.set_num_threads(1)
-    settings = SETTINGS.model_copy(update={"dropout": 0.0})
-    models = [build_network(settings, 5) for _ in range(2)]
-    plain = PlainEngine(models[0], build_optimizer(settings, models[0]), CPU)
-    deepspeed = DeepSpeedEngine(models[1], build_optimizer(settings, models[1]), 4, CPU)
-    generator = torch.Generator().manual_seed(0)
-    losses = []
-    for step in range(8):
-        clips = torch.rand(4, 3, 8, 32, 32, generator=generator)
-        labels = torch.randint(5, (4,), generator=generator)
-        pair = []
-        for engine in (plain, deepspeed):
-            loss = torch.nn.functional.cross_entropy(engine.forward(clips), labels)
-            engine.step(loss, lr=0.05 / (step + 1))
-            pair.append(loss.item())
-        losses.append(pair)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"optimizer": "adamw", "lr": 0.001},
+        {"accumulate": 2},
+        {"clip_norm": 0.5, "lr": 0.01},
+        {"precision": "bf16"},
+        {"recompute": True},
+        {"zero": 1},
+        {"zero": 2, "accumulate": 2, "clip_norm": 0.5, "lr": 0.01},
+    ],
+    ids=str,
+)
+def test_deepspeed_takes_the_steps_that_plain_torch_takes(one_rank: None, change: dict[str, object]) -> None:
+    settings = changed(**change)
 
-    plain_losses, deepspeed_losses = zip(*losses, strict=True)
-    assert deepspeed_losses == pytest.approx(plain_losses, abs=1e-5)
-    assert len(set(plain_losses)) > 1
+    plain = losses_of(plain_engine(settings), settings, range(STEPS))
+    deepspeed = losses_of(deepspeed_engine(settings), settings, range(STEPS))
+
+    assert deepspeed == pytest.approx(plain, abs=1e-4)
+    assert len(set(plain)) == STEPS
 
 
-def test_deepspeed_state_goes_over_to_a_new_engine(one_rank: None) -> None:
-    first, second = (build_network(SETTINGS.model_copy(update={"seed": seed}), 5) for seed in (0, 1))
-    engines = [DeepSpeedEngine(model, build_optimizer(SETTINGS, model), 4, CPU) for model in (first, second)]
-    loss = engines[0].forward(torch.rand(4, 3, 8, 32, 32)).square().mean()
-    engines[0].step(loss, lr=0.1)
+def both_ways(zeros: tuple[int, ...]) -> dict[str, list[float]]:
+    """Losses of a rank under torch's own data parallelism, and under DeepSpeed in each ZeRO stage."""
+    settings = changed(workers=2)
+    model = build_network(settings, 5)
+    optimizer = build_optimizer(settings, model)
+    parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    found: dict[str, list[float]] = {"torch": []}
+    for step in range(STEPS):
+        clips, labels = (tensor[distributed.get_rank() :: 2] for tensor in batch(step, settings.batch_size))
+        loss = cross_entropy(parallel(clips), labels)
+        optimizer.param_groups[0]["lr"] = settings.lr / (step + 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found["torch"].append(loss.item())
+    for zero in zeros:
+        staged = changed(workers=2, zero=zero)
+        found[f"zero {zero}"] = losses_of(deepspeed_engine(staged), staged, range(STEPS))
+    return found
 
-    engines[1].load(engines[0].state())
 
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    momentum = engines[1].state()["optimizer"]["state"]
-    assert len(momentum) == len(list(second.parameters()))
+def test_on_two_ranks_deepspeed_takes_the_steps_of_torchs_data_parallelism(tmp_path: Path) -> None:
+    ranks = on_ranks(2, tmp_path, both_ways, (0, 1, 2))
+
+    assert ranks[0]["torch"] != ranks[1]["torch"], "each rank has clips of its own"
+    for rank in ranks:
+        for stage in ("zero 0", "zero 1", "zero 2"):
+            assert rank[stage] == pytest.approx(rank["torch"], abs=1e-4)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_deepspeed_saved_goes_on_in_a_new_engine(one_rank: None, zero: int, optimizer: str) -> None:
+    settings = changed(zero=zero, optimizer=optimizer, lr=0.01)
+    first = deepspeed_engine(settings)
+    losses_of(first, settings, range(3))
+    torch.save((first.state(), [first.part()]), saved := io.BytesIO())
+    saved.seek(0)
+    state, parts = torch.load(saved, weights_only=True)
+    expected = losses_of(first, settings, range(3, 6))
+
+    second = deepspeed_engine(settings.model_copy(update={"seed": 1}))
+    second.load(state, parts)
+
+    assert losses_of(second, settings, range(3, 6)) == expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 3), (4, 1), (3, 3)])
+def test_what_ranks_keep_of_the_optimizer_is_parted_anew(before: int, after: int) -> None:
+    sizes = [11, 8]
+
+    def parted(ranks: int) -> list[dict[str, object]]:
+        found = []
+        for rank in range(ranks):
+            state = {}
+            for group, size in enumerate(sizes):
+                each = -(-size // ranks)
+                whole = torch.cat([torch.arange(size) + 100.0 * group, torch.zeros(each * ranks - size)])
+                state[group] = {"momentum": whole[rank * each : (rank + 1) * each], "step": torch.tensor(7.0)}
+            found.append({"state": state, "param_groups": [{"lr": 0.1}]})
+        return found
+
+    each = [-(-size // after) for size in sizes]
+    found = [repartition(parted(before), sizes, each, rank) for rank in range(after)]
+
+    torch.testing.assert_close(found, parted(after))
 
 
 def test_deepspeed_does_not_clip_unless_asked() -> None:
-    assert deepspeed_config(4)["gradient_clipping"] == 0.0
+    assert deepspeed_config(SETTINGS, 1)["gradient_clipping"] == 0.0
+    assert deepspeed_config(changed(clip_norm=2.0), 1)["gradient_clipping"] == 2.0
+
+
+def test_the_batch_is_shared_by_ranks_and_passes() -> None:
+    config = deepspeed_config(changed(batch_size=24, workers=3, accumulate=2), 3)
+
+    assert config["train_batch_size"] == 24
+    assert config["train_micro_batch_size_per_gpu"] == 4
+    assert config["gradient_accumulation_steps"] == 2

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
 from torch import nn
 
+from tests.namespaces import wait_until
 from ukd_dist.config import Teacher
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import ShardSet
@@ -17,18 +20,24 @@ from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import read_history
 from ukd_dist.training.checkpoints import Checkpoints, Position
 from ukd_dist.training.engines import PlainEngine
-from ukd_dist.training.loop import (
-    Epoch,
-    Objective,
-    Supervision,
-    learning_rate,
-    read_epochs,
-    train,
-    write_history,
-)
+from ukd_dist.training.history import Epoch, read_epochs, write_history
+from ukd_dist.training.loop import Objective, Supervision, train
+from ukd_dist.training.schedules import learning_rate
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
 
 CPU = torch.device("cpu")
+
+
+class Group:
+    """Who saves a checkpoint together."""
+
+    def __init__(self, rank: int = 0, ranks: int = 1, barrier: Barrier | None = None) -> None:
+        self.rank, self.ranks, self._barrier = rank, ranks, barrier or Barrier(1)
+
+    def wait_for_ranks(self) -> None:
+        self._barrier.wait(10)
+
+
 SETTINGS = Teacher(
     arch="slowfast_tiny",
     modality="rgb",
@@ -52,7 +61,7 @@ def run(
     model = build_network(settings, len(shards.classes))
     with Recorder(folder / "metrics", run="test", stage="teach", member="m") as recorder:
         history = train(
-            PlainEngine(model, build_optimizer(settings, model), CPU),
+            PlainEngine(model, build_optimizer(settings, model), CPU, settings),
             objective or supervised(settings),
             lambda epochs, step: training_clips(shards, settings, epochs, CPU, first_step=step),
             settings,
@@ -113,6 +122,37 @@ def test_a_training_cut_off_within_an_epoch_goes_on_after_its_last_step(
     expected = undisturbed[0].state_dict()
     assert all(torch.equal(expected[name], value) for name, value in resumed.state_dict().items())
     assert [measured(line) for line in history] == [measured(line) for line in undisturbed[1]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "adamw"},
+        {"accumulate": 2},
+        {"ema": 0.8},
+        {"recompute": True},
+        {"precision": "bf16"},
+        {"clip_norm": 0.5},
+        {"schedule": "step", "milestones": (1.0, 2.0)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_the_settings_a_training_cut_off_ends_bit_identical(
+    change: dict[str, object], undisturbed: tuple[nn.Module, list[Epoch]], shards: ShardSet, tmp_path: Path
+) -> None:
+    settings = Teacher.model_validate({**SETTINGS.model_dump(), **change})
+    every_step = Supervision(checkpoint_steps=1)
+    expected, history = run(shards, tmp_path / "undisturbed", settings)
+    passes = 3 * settings.accumulate
+    with pytest.raises(KeyboardInterrupt):
+        run(shards, tmp_path, settings, stopping_after(passes), supervision=every_step)
+    resumed, lines = run(shards, tmp_path, settings)
+
+    weights = expected.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in resumed.state_dict().items())
+    assert [measured(line) for line in lines] == [measured(line) for line in history]
+    same = [torch.equal(undisturbed[0].state_dict()[name], value) for name, value in weights.items()]
+    assert all(same) == (change == {"recompute": True}), "the setting does something, but for recomputing"
 
 
 def measured(line: Epoch) -> tuple[object, ...]:
@@ -246,6 +286,16 @@ def test_the_learning_rate_warms_up_and_follows_half_a_cosine() -> None:
     assert rates[4] == pytest.approx(0.0, abs=1e-3)
 
 
+def test_the_learning_rate_falls_to_a_tenth_at_each_milestone() -> None:
+    settings = SETTINGS.model_copy(
+        update={"epochs": 10, "lr": 1.0, "schedule": "step", "milestones": (4.0, 8.0)}
+    )
+
+    assert [learning_rate(settings, epoch) for epoch in (0, 3.9, 4, 7.9, 8, 9.9)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+
+
 def test_a_step_has_the_learning_rate_of_its_middle(undisturbed: tuple[nn.Module, list[Epoch]]) -> None:
     """So that no step is wasted at a rate of 0, neither the first of a warm-up nor the last of a cosine."""
     assert [line.lr for line in undisturbed[1]] == [
@@ -255,7 +305,7 @@ def test_a_step_has_the_learning_rate_of_its_middle(undisturbed: tuple[nn.Module
 
 def test_a_checkpoint_that_rank_0_sees_alone_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        Checkpoints(tmp_path, {}, {}).load(Position(3), CPU)
+        Checkpoints(tmp_path, {}, {}).load(Position(3))
     assert str(caught.value) == (
         f"checkpoint {tmp_path}/epoch-0003/state.pt is not there, though rank 0 sees it; "
         "expected a root that every node sees alike; mount the same shared file system on every node"
@@ -266,13 +316,42 @@ def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, {"lr": 0.1}, {"shards": "aa"})
     assert checkpoints.latest() == Position()
     for epoch in (1, 2):
-        checkpoints.save(
-            Position(epoch), {"weights": torch.full((2,), float(epoch)), "history": [{"epoch": epoch}]}
-        )
+        state = {"weights": torch.full((2,), float(epoch)), "history": [{"epoch": epoch}]}
+        checkpoints.save(Position(epoch), state, {"rank": 0}, Group())
     assert checkpoints.latest() == Position(2)
-    state = checkpoints.load(Position(1), CPU)
+    state, parts = checkpoints.load(Position(1))
     assert state["weights"].tolist() == [1.0, 1.0]
     assert state["history"] == [{"epoch": 1}]
+    assert parts == [{"rank": 0}]
+
+
+def test_a_checkpoint_of_several_ranks_is_there_when_all_of_them_wrote(tmp_path: Path) -> None:
+    checkpoints, arrived = Checkpoints(tmp_path, {}, {}), Barrier(3)
+
+    def save(rank: int) -> None:
+        checkpoints.save(Position(1), {"of": rank}, {"rank": rank}, Group(rank, 3, arrived))
+
+    with ThreadPoolExecutor() as ranks:
+        first = [ranks.submit(save, rank) for rank in (0, 1)]
+        wait_until(lambda: arrived.n_waiting == 2, 10)
+        assert checkpoints.latest() == Position()
+        for saved in (ranks.submit(save, 2), *first):
+            saved.result()
+
+    assert checkpoints.latest() == Position(1)
+    state, parts = checkpoints.load(Position(1))
+    assert state["of"] == 0
+    assert parts == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+
+
+def test_as_many_checkpoints_are_kept_as_are_asked_for(shards: ShardSet, tmp_path: Path) -> None:
+    run(shards, tmp_path, supervision=Supervision(checkpoint_steps=1, checkpoints_kept=3))
+
+    assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == [
+        "epoch-0002",
+        "epoch-0002-step-000001",
+        "epoch-0003",
+    ]
 
 
 def damage(path: Path) -> None:
@@ -283,7 +362,7 @@ def damage(path: Path) -> None:
 
 def write_checkpoints(folder: Path, word: str, *positions: Position) -> Path:
     for position in positions:
-        Checkpoints(folder, {}, {}).save(position, {"word": word})
+        Checkpoints(folder, {}, {}).save(position, {"word": word}, {}, Group())
     return folder
 
 
@@ -295,17 +374,17 @@ def test_the_newest_checkpoints_of_others_are_taken_over_and_the_others_keep_the
     own.take([tmp_path / "nobody", first, second])
 
     assert own.latest() == Position(2, 7)
-    assert own.load(Position(2, 7), CPU) == {"word": "first"}
-    assert own.load(Position(2), CPU) == {"word": "second"}
-    own.save(Position(2), {"word": "own"})
-    assert Checkpoints(second, {}, {}).load(Position(2), CPU) == {"word": "second"}
+    assert own.load(Position(2, 7))[0]["word"] == "first"
+    assert own.load(Position(2))[0]["word"] == "second"
+    own.save(Position(2), {"word": "own"}, {}, Group())
+    assert Checkpoints(second, {}, {}).load(Position(2))[0]["word"] == "second"
 
 
 def test_of_equal_checkpoints_the_last_ones_is_taken(tmp_path: Path) -> None:
     others = [write_checkpoints(tmp_path / word, word, Position(3)) for word in ("first", "second")]
     own = Checkpoints(tmp_path / "own", {}, {})
     own.take(others)
-    assert own.load(own.latest(), CPU) == {"word": "second"}
+    assert own.load(own.latest())[0]["word"] == "second"
 
 
 def test_a_checkpoint_that_is_being_written_or_dropped_is_passed_over(tmp_path: Path) -> None:

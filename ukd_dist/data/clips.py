@@ -60,6 +60,13 @@ class Clips:
     views_b: torch.Tensor
     labels_b: torch.Tensor
 
+    def parts(self, count: int) -> Iterator[Clips]:
+        """The batch in so many equal parts, in order."""
+        split = (
+            tensor.chunk(count) for tensor in (self.clips_bcthw, self.rows_b, self.views_b, self.labels_b)
+        )
+        return (Clips(*tensors) for tensors in zip(*split, strict=True))
+
 
 def decode_clips(
     shards: ShardSet,

@@ -6,14 +6,15 @@ not depend on how many teachers there were.
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ukd_dist import manifest
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_finished
 from ukd_dist.data.shard_cache import open_to_decode
@@ -27,8 +28,10 @@ from ukd_dist.stages.context import Context, shards_digest
 from ukd_dist.stages.reduce import TARGET_FILE
 from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
-from ukd_dist.training.loop import Objective, train
+from ukd_dist.training.loop import Objective, Supervision, train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
+
+DEEPSPEED = "deepspeed.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Work:
     root: Path
     run_name: str
     member: StudentMember
-    shard_cache: Path | None = None
+    cluster: Cluster
 
 
 def distill(context: Context) -> None:
@@ -58,7 +61,7 @@ def _distill_one(context: Context, member: StudentMember) -> None:
     directory = context.run.student(member.id)
     (directory / ERROR).unlink(missing_ok=True)
     experiment = context.experiment
-    work = Work(context.run.root, experiment.name, member, experiment.cluster.shard_cache)
+    work = Work(context.run.root, experiment.name, member, experiment.cluster)
     settings = member.settings
     with context.progress.bar(f"student {member.id}", settings.epochs, "epochs") as bar:
         try:
@@ -99,11 +102,13 @@ def train_student(work: Work) -> None:
     run, member = RunDirectory(work.root), work.member
     settings, directory = member.settings, run.student(member.id)
     device = prepare_device(settings, int(os.environ["LOCAL_RANK"]))
-    shards = open_to_decode(run.shards, work.shard_cache)
+    shards = open_to_decode(run.shards, work.cluster.shard_cache)
     inputs = student_inputs(run, member)
     model = build_network(settings, len(shards.classes))
-    micro_batch = settings.batch_size // settings.workers
-    engine = DeepSpeedEngine(model, build_optimizer(settings, model), micro_batch, device)
+    engine = DeepSpeedEngine(model, build_optimizer(settings, model), device, settings)
+    if engine.rank == 0:
+        config = json.dumps(deepspeed_config(settings, engine.ranks), indent=1) + "\n"
+        manifest.write_atomically(directory / DEEPSPEED, config.encode())
     recorder = Recorder(run.metrics, run=work.run_name, stage="distill", member=member.id, rank=engine.rank)
     with recorder:
         train(
@@ -115,7 +120,7 @@ def train_student(work: Work) -> None:
                 epochs,
                 device,
                 engine.rank,
-                settings.workers,
+                engine.ranks,
                 member.stored_views,
                 first_step=step,
             ),
@@ -124,11 +129,13 @@ def train_student(work: Work) -> None:
             directory=directory,
             inputs=inputs,
             recorder=recorder,
+            supervision=Supervision(
+                checkpoint_steps=work.cluster.checkpoint_steps, checkpoints_kept=work.cluster.checkpoints_kept
+            ),
         )
     if engine.rank == 0:
         save_weights(model, directory / WEIGHTS)
-        summary: dict[str, Any] = {"deepspeed": deepspeed_config(micro_batch)}
-        manifest.commit(directory, "student", resolved(settings), inputs, [WEIGHTS, HISTORY], summary)
+        manifest.commit(directory, "student", resolved(settings), inputs, [WEIGHTS, HISTORY, DEEPSPEED])
 
 
 def objective_of(

@@ -20,7 +20,7 @@ from ukd_dist.stages.evaluate import Result, describe, fusions, read_result
 from ukd_dist.stages.evaluate import read_fusions as read_fusion_results
 from ukd_dist.stages.statistics import Estimate, estimate, standard_error
 from ukd_dist.status import MemberStatus, read_status
-from ukd_dist.training.loop import Epoch, read_epochs
+from ukd_dist.training.history import Epoch, read_epochs
 
 _DISTILLATION = ("name", "targets", "alpha", "temperature")
 

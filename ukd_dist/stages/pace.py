@@ -100,9 +100,11 @@ def measure(settings: Teacher, num_classes: int, shards: ShardSet | None) -> Pac
     for; the first step, which prepares much, is not counted.
     """
     device = torch.device("cuda" if settings.resources.gpus and torch.cuda.is_available() else "cpu")
-    batch_size = settings.batch_size if device.type == "cuda" else min(settings.batch_size, _CPU_BATCH)
+    at_once = settings.batch_size // settings.accumulate
+    batch_size = at_once if device.type == "cuda" else min(at_once, _CPU_BATCH)
     resources = settings.resources.model_copy(update={"frame_cache_gib": None})
-    settings = settings.model_copy(update={"batch_size": batch_size, "resources": resources})
+    smaller = {"batch_size": batch_size, "accumulate": 1, "resources": resources}
+    settings = settings.model_copy(update=smaller)
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(resources.cpus)))
     try:
@@ -118,7 +120,8 @@ def _time_steps(
 ) -> tuple[float, float]:
     """Seconds a clip, and of them waiting for it."""
     model = build_network(settings, num_classes)
-    engine, objective = PlainEngine(model, build_optimizer(settings, model), device), supervised(settings)
+    engine = PlainEngine(model, build_optimizer(settings, model), device, settings)
+    objective = supervised(settings)
     clips = (
         training_clips(shards, settings, range(_STEPS + 1), device)
         if shards

@@ -26,7 +26,7 @@ from ukd_dist.stages.provenance import read_origins, write_origins
 from ukd_dist.stages.studied import Study, read_study
 from ukd_dist.stages.summary import is_telling, summarise, write_summary
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
-from ukd_dist.training.loop import Epoch
+from ukd_dist.training.history import Epoch
 
 PAGE = "index.html"
 

@@ -31,12 +31,12 @@ from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.heartbeat import Heart
 from ukd_dist.manifest import Manifest
 from ukd_dist.metrics import Recorder
-from ukd_dist.rundir import HISTORY, RunDirectory
+from ukd_dist.rundir import CHECKPOINTS, HISTORY, RunDirectory
 from ukd_dist.stages.commits import drop_attempts, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
 from ukd_dist.stages.keeping import keep_only
 from ukd_dist.stages.members import CRASH, Member, Members
-from ukd_dist.training.checkpoints import Checkpoints
+from ukd_dist.training.checkpoints import KEPT, Checkpoints
 from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.inference import WEIGHTS, infer, save_weights
 from ukd_dist.training.loop import Supervision, train
@@ -52,6 +52,7 @@ class Work:
     member: TeacherMember
     shard_cache: Path | None = None
     checkpoint_seconds: float = math.inf
+    checkpoints_kept: int = KEPT
 
 
 def teach(context: Context) -> None:
@@ -108,13 +109,13 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
     shards = open_to_decode(run.shards, work.shard_cache)
     model = build_network(settings, len(shards.classes))
     trained_on, inputs = rows_trained_on(shards, settings), {"shards": shards.digest}
-    checkpoints = Checkpoints(attempt / "checkpoint", resolved(settings), inputs)
+    checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs)
     checkpoints.take(_earlier(attempt))
     began = checkpoints.latest()
     heart.begin(began.name if any(began) else "")
     with Recorder(run.metrics, run=work.run_name, stage="teach", member=work.member.id) as recorder:
         train(
-            PlainEngine(model, build_optimizer(settings, model), device),
+            PlainEngine(model, build_optimizer(settings, model), device, settings),
             supervised(settings),
             lambda epochs, step: training_clips(
                 shards, settings, epochs, device, rows=np.flatnonzero(trained_on), first_step=step
@@ -127,6 +128,7 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
             num_rows=int(trained_on.sum()),
             supervision=Supervision(
                 checkpoint_seconds=work.checkpoint_seconds,
+                checkpoints_kept=work.checkpoints_kept,
                 on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
                 stop_asked=heart.stop_asked,
             ),
@@ -174,14 +176,14 @@ def _earlier(attempt: Path) -> list[Path]:
     """Where the attempts before left checkpoints; first the member's own directory, from before attempts."""
     member, number = attempt.parents[1], int(attempt.name)
     earlier = [attempt_directory(member, n) for n in attempt_numbers(member) if n < number]
-    return [directory / "checkpoint" for directory in (member, *earlier)]
+    return [directory / CHECKPOINTS for directory in (member, *earlier)]
 
 
 def _member(context: Context, member: TeacherMember) -> Member:
     run, experiment = context.run, context.experiment
     settings = experiment.cluster
     seconds = 60 * settings.checkpoint_minutes
-    work = Work(run.root, experiment.name, member, settings.shard_cache, seconds)
+    work = Work(run.root, experiment.name, member, settings.shard_cache, seconds, settings.checkpoints_kept)
 
     def job(number: int, resources: Resources) -> Job:
         # Not Ray starts it again but the coordinator, under the next number.

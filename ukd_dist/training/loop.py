@@ -6,11 +6,12 @@ checkpoint within it holds, so a training that was cut off goes on as if nothing
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,56 +20,39 @@ from ukd_dist.config import Training
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import Rows
 from ukd_dist.data.views import steps_per_epoch
-from ukd_dist.errors import DataError, NotFiniteError, PreemptedError
+from ukd_dist.errors import MismatchError, NotFiniteError, PreemptedError
 from ukd_dist.experiment import resolved
-from ukd_dist.manifest import write_atomically
 from ukd_dist.metrics import Recorder, Stopwatch, peak_host_memory_bytes
-from ukd_dist.rundir import HISTORY, read_history
-from ukd_dist.training.checkpoints import Checkpoints, Position
+from ukd_dist.rundir import CHECKPOINTS
+from ukd_dist.training.averaging import Average
+from ukd_dist.training.checkpoints import KEPT, Checkpoints, Position
 from ukd_dist.training.engines import Engine
+from ukd_dist.training.history import Epoch, write_history
+from ukd_dist.training.schedules import learning_rate
+
+_log = logging.getLogger(__name__)
 
 # Logits and the batch in; losses by kind out, of which `total` is minimised.
 Objective = Callable[[torch.Tensor, Clips], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of history.jsonl.
-
-    Attributes:
-        epoch: Number of finished epochs.
-        losses: Mean of each kind of loss over the epoch's clips.
-        accuracy: Top-1 on the training clips as they were seen.
-        lr: Learning rate of the last step.
-        seconds: Duration.
-        data_wait_seconds: Of it, waiting for clips (rank 0).
-        clips: Clips over all ranks.
-        peak_memory_bytes: Peak of rank 0's device: a GPU's allocations or the host's resident memory.
-    """
-
-    epoch: int
-    losses: dict[str, float]
-    accuracy: float
-    lr: float
-    seconds: float
-    data_wait_seconds: float
-    clips: int
-    peak_memory_bytes: int
-
-
-@dataclass(frozen=True)
 class Supervision:
-    """How a training is watched, and when it stops before its end.
-
-    A training of several ranks has none: what they hold within an epoch is each one's own.
+    """How a training is watched, what it writes on the way, and when it stops before its end.
 
     Attributes:
-        checkpoint_seconds: Within an epoch a checkpoint is written after so long without one.
+        checkpoint_seconds: Within an epoch a checkpoint is written after so long without one; for one rank.
+        checkpoint_steps: Within an epoch a checkpoint is written after so many steps without one.
+        checkpoints_kept: How many of them stay.
+        other_ranks: Whether to go on from a checkpoint of another number of ranks; refused unless asked for.
         on_step: Called after every step with the position and the steps of an epoch.
-        stop_asked: Whether to write a checkpoint and end.
+        stop_asked: Whether to write a checkpoint and end; for one rank.
     """
 
     checkpoint_seconds: float = math.inf
+    checkpoint_steps: float = math.inf
+    checkpoints_kept: int = KEPT
+    other_ranks: bool = False
     on_step: Callable[[Position, int], None] = lambda *_: None
     stop_asked: Callable[[], bool] = lambda: False
 
@@ -83,6 +67,12 @@ class _Sums:
     waited: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
 
+    def add(self, other: _Sums) -> None:
+        """Take in the clips of another rank; time is each one's own."""
+        self.clips += other.clips
+        self.correct += other.correct
+        self.losses = {kind: self.losses[kind] + loss for kind, loss in other.losses.items()}
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -94,6 +84,7 @@ class _Work:
     steps: int
     keys: list[str]
     recorder: Recorder
+    average: Average | None
 
 
 def train(
@@ -109,11 +100,11 @@ def train(
     num_rows: int | None = None,
     supervision: Supervision = Supervision(),
 ) -> list[Epoch]:
-    """Train from the last checkpoint to the last epoch.
+    """Train from the last checkpoint to the last epoch; the network is left with the weights that are kept.
 
     Args:
         engine: Takes the steps.
-        objective: Gives the losses.
+        objective: Gives the losses, means over the clips that it is given.
         open_clips: This rank's clips of a range of epochs, without so many steps of the first one.
         settings: Epochs, batch size, learning rate, seed.
         rows: The training rows.
@@ -129,40 +120,47 @@ def train(
     Raises:
         NotFiniteError: A loss is not finite.
         PreemptedError: It was asked to stop; a checkpoint is written.
-        MismatchError: The checkpoint was made from other settings or inputs.
+        MismatchError: The checkpoint was made from other settings or inputs, or by another number of ranks.
         DataError: Every checkpoint is damaged.
     """
-    checkpoints = Checkpoints(directory / "checkpoint", resolved(settings), inputs)
+    checkpoints = Checkpoints(
+        directory / CHECKPOINTS, resolved(settings), inputs, supervision.checkpoints_kept
+    )
     steps = steps_per_epoch(len(rows) if num_rows is None else num_rows, settings.batch_size)
-    work = _Work(engine, objective, settings, steps, rows.keys, recorder)
+    average = None if settings.ema is None else Average(engine.network, settings.ema)
+    work = _Work(engine, objective, settings, steps, rows.keys, recorder, average)
     history: list[Epoch] = []
 
     def save(position: Position, **inside: object) -> None:
         """Write a checkpoint; `inside`: what is needed to go on within an epoch."""
-        state = {**engine.state(), "history": [asdict(line) for line in history], **inside}
-        checkpoints.save(position, state)
+        state = {**engine.state(), "history": [asdict(line) for line in history]}
+        if average is not None:
+            state["average"] = average.state()
+        checkpoints.save(position, state, {**engine.part(), **inside}, engine)
 
     # Rank 0 decides: ranks that resumed from different epochs would never agree again.
     found = checkpoints.latest() if engine.rank == 0 else Position()
     done = Position(*map(engine.from_rank_0, found))
-    state = checkpoints.load(done, engine.device) if any(done) else {}
-    if state:
-        engine.load(state)
+    parts: list[dict[str, Any]] = []
+    if any(done):
+        state, parts = checkpoints.load(done)
+        if len(parts) != engine.ranks:
+            _note_other_ranks(directory / CHECKPOINTS / done.name, len(parts), engine, supervision)
+        engine.load(state, parts)
+        if average is not None:
+            average.load(state["average"])
         history = [Epoch(**line) for line in state["history"]]
         if engine.rank == 0:
             write_history(directory, history)
     clips = open_clips(range(done.epoch, settings.epochs), done.step)
     for epoch in range(done.epoch, settings.epochs):
-        _seed(settings.seed, epoch, engine.rank)
-        sums, begin = _Sums(), 0
-        if epoch == done.epoch and done.step:
-            sums, begin = _Sums(**state["sums"]), done.step
-            _restore_random(state["random"], engine.device)
+        begin = done.step if epoch == done.epoch else 0
+        sums = _take_up(work, epoch, begin, parts)
         line = _run_epoch(work, clips, epoch, begin, sums, save, supervision)
         history.append(line)
         engine.share_buffers()
+        save(Position(epoch + 1))
         if engine.rank == 0:
-            save(Position(epoch + 1))
             write_history(directory, history)
             _record(recorder, line)
             recorder.write()
@@ -171,39 +169,27 @@ def train(
             raise _preempted(Position(epoch + 1))
     if engine.rank == 0:
         write_history(directory, history)
+    if average is not None:
+        average.put_in()
     return history
 
 
-def learning_rate(settings: Training, epoch: float) -> float:
-    """The learning rate at a fractional epoch: linear warm-up, then constant or half a cosine."""
-    if epoch < settings.warmup_epochs:
-        return settings.lr * epoch / settings.warmup_epochs
-    if settings.schedule == "constant":
-        return settings.lr
-    progress = (epoch - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
-    return settings.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def write_history(directory: Path, history: list[Epoch]) -> None:
-    """Write history.jsonl whole."""
-    lines = "".join(json.dumps(asdict(line)) + "\n" for line in history)
-    write_atomically(directory / HISTORY, lines.encode())
-
-
-def read_epochs(directory: Path) -> list[Epoch]:
-    """The epochs of history.jsonl; none where there is no file.
-
-    Raises:
-        DataError: A line is no epoch's.
-    """
-    try:
-        return [Epoch(**line) for line in read_history(directory)]
-    except TypeError as error:
-        raise DataError(
-            f"{directory / HISTORY} is damaged ({error})",
-            expected="the fields of one epoch a line",
-            action=f"remove {directory}",
-        ) from error
+def _take_up(work: _Work, epoch: int, begin: int, parts: list[dict[str, Any]]) -> _Sums:
+    """Random state and sums of this rank after `begin` steps of an epoch, from what the ranks then saved."""
+    rank, device = work.engine.rank, work.engine.device
+    if not begin:
+        _seed(work.settings.seed, epoch, rank)
+        return _Sums()
+    sums = [_Sums(**part["sums"]) for part in parts]
+    if len(parts) == work.engine.ranks:
+        _restore_random(parts[rank]["random"], device)
+        return sums[rank]
+    _seed(work.settings.seed, epoch, rank, begin)  # nobody's state would do
+    if rank:
+        return _Sums(losses=dict.fromkeys(sums[0].losses, 0.0))
+    for other in sums[1:]:
+        sums[0].add(other)
+    return sums[0]
 
 
 def _run_epoch(
@@ -217,7 +203,7 @@ def _run_epoch(
 ) -> Epoch:
     """The rest of an epoch after `begin` steps, with their sums."""
     rates = [learning_rate(work.settings, epoch + (step + 0.5) / work.steps) for step in range(work.steps)]
-    whole, watch, unsaved = Stopwatch(), Stopwatch(), 0.0
+    whole, watch, unsaved, unsaved_steps = Stopwatch(), Stopwatch(), 0.0, 0
     before = sums.seconds
     for step, batch in zip(range(begin, work.steps), clips, strict=False):
         waited = watch.lap()
@@ -227,16 +213,17 @@ def _run_epoch(
         work.recorder.count("ukd_data_wait_seconds_total", waited)
         seconds = waited + watch.lap()
         work.recorder.observe("ukd_step_seconds", seconds)
-        unsaved += seconds
+        unsaved, unsaved_steps = unsaved + seconds, unsaved_steps + 1
         position = Position(epoch, step + 1)
         if position.step == work.steps:  # the epoch's end has a checkpoint of its own
             break
         supervision.on_step(position, work.steps)
         stopped = supervision.stop_asked()
-        if stopped or unsaved >= supervision.checkpoint_seconds:
+        due = unsaved >= supervision.checkpoint_seconds or unsaved_steps >= supervision.checkpoint_steps
+        if stopped or due:
             sums.seconds = before + whole.total()
             save(position, sums=asdict(sums), random=_random_state(work.engine.device))
-            unsaved = 0.0
+            unsaved, unsaved_steps = 0.0, 0
         if stopped:
             raise _preempted(position)
     sums.seconds = before + whole.total()
@@ -256,25 +243,48 @@ def _line(engine: Engine, epoch: int, lr: float, sums: _Sums) -> Epoch:
         data_wait_seconds=sums.waited,
         clips=int(clips),
         peak_memory_bytes=_peak_memory_bytes(engine.device),
+        ranks=engine.ranks,
     )
 
 
 def _step(work: _Work, batch: Clips, lr: float, sums: _Sums, where: str) -> None:
-    logits_nc = work.engine.forward(batch.clips_bcthw)
-    losses = work.objective(logits_nc, batch)
-    if not torch.isfinite(losses["total"]):
-        names = ", ".join(work.keys[row] for row in batch.rows_b.tolist())
+    for part in batch.parts(work.settings.accumulate):
+        logits_nc = work.engine.forward(part.clips_bcthw)
+        losses = work.objective(logits_nc, part)
+        correct = (logits_nc.detach().argmax(dim=1) == part.labels_b).sum()
+        # Read at once: each reading waits for the device.
+        values = torch.stack([loss.detach().double() for loss in losses.values()] + [correct.double()])
+        *means, right = values.tolist()
+        _check_finite(dict(zip(losses, means, strict=True)), part, work.keys, where)
+        work.engine.step(losses["total"], lr)
+        count = len(part.rows_b)
+        sums.clips += count
+        sums.correct += right
+        for kind, value in zip(losses, means, strict=True):
+            sums.losses[kind] = sums.losses.get(kind, 0.0) + value * count
+    if work.average is not None:
+        work.average.update()
+
+
+def _check_finite(losses: dict[str, float], batch: Clips, keys: list[str], where: str) -> None:
+    if not math.isfinite(losses["total"]):
+        names = ", ".join(keys[row] for row in batch.rows_b.tolist())
         raise NotFiniteError(
-            f"the loss is {losses['total'].item()} at {where} (samples {names})",
+            f"the loss is {losses['total']} at {where} (samples {names})",
             expected="a finite loss",
             action="lower lr",
         )
-    work.engine.step(losses["total"], lr)
-    count = len(batch.rows_b)
-    sums.clips += count
-    sums.correct += float((logits_nc.detach().argmax(dim=1) == batch.labels_b).sum())
-    for kind, loss in losses.items():
-        sums.losses[kind] = sums.losses.get(kind, 0.0) + float(loss.detach()) * count
+
+
+def _note_other_ranks(checkpoint: Path, written_by: int, engine: Engine, supervision: Supervision) -> None:
+    if not supervision.other_ranks:
+        raise MismatchError(
+            f"checkpoint {checkpoint} was written by {written_by} ranks, and there are {engine.ranks}",
+            expected="as many: with others the same order of clips gives other weights",
+            action=f"go on with {written_by}, or ask for {engine.ranks} with --workers {engine.ranks}",
+        )
+    if engine.rank == 0:
+        _log.warning("%d ranks go on from %s of %d", engine.ranks, checkpoint, written_by)
 
 
 def _preempted(position: Position) -> PreemptedError:
@@ -296,8 +306,8 @@ def _record(recorder: Recorder, line: Epoch) -> None:
         recorder.set("ukd_loss", loss, kind=kind)
 
 
-def _seed(seed: int, epoch: int, rank: int) -> None:
-    (state,) = np.random.SeedSequence([seed, epoch, rank]).generate_state(1)
+def _seed(*numbers: int) -> None:
+    (state,) = np.random.SeedSequence(numbers).generate_state(1)
     torch.manual_seed(int(state))
 
 
@@ -308,9 +318,9 @@ def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def _restore_random(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
+    torch.set_rng_state(state["cpu"])
     if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

@@ -20,6 +20,7 @@ from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.views import evaluation_batches, training_batches
 from ukd_dist.models.networks import VideoNetwork, build
 from ukd_dist.training.loop import Objective
+from ukd_dist.training.recompute import recompute_activations
 
 
 def prepare_device(settings: Training, local_rank: int = 0) -> torch.device:
@@ -39,7 +40,7 @@ def prepare_device(settings: Training, local_rank: int = 0) -> torch.device:
 
 def build_network(settings: Training, num_classes: int) -> VideoNetwork:
     """The network of a training, with its initial weights."""
-    return build(
+    network = build(
         settings.arch,
         num_classes=num_classes,
         channels=CHANNELS[settings.modality],
@@ -47,10 +48,20 @@ def build_network(settings: Training, num_classes: int) -> VideoNetwork:
         dropout=settings.dropout,
         seed=settings.seed,
     )
+    if settings.recompute:
+        recompute_activations(network)
+    return network
 
 
-def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.SGD:
-    """SGD, Nesterov where there is momentum."""
+def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD, Nesterov where there is momentum, or AdamW."""
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(
+            model.parameters(),
+            lr=settings.lr,
+            betas=(settings.momentum, 0.999),
+            weight_decay=settings.weight_decay,
+        )
     return torch.optim.SGD(
         model.parameters(),
         lr=settings.lr,

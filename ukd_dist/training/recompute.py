@@ -1,0 +1,53 @@
+"""Activation checkpointing: residual blocks keep their input alone, and are computed again when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BLOCK = "ResBlock"  # pytorchvideo's, of which all its residual networks are made
+
+
+def recompute_activations(network: nn.Module) -> None:
+    """Wrap every residual block, in place. Names of weights and buffers stay, and so do all results.
+
+    Batch-norm statistics are taken in the forward pass alone.
+    """
+    apply_activation_checkpointing(
+        network, checkpoint_wrapper_fn=_wrapped, check_fn=lambda module: type(module).__name__ == BLOCK
+    )
+
+
+def _wrapped(block: nn.Module) -> nn.Module:
+    return checkpoint_wrapper(
+        block, checkpoint_impl=CheckpointImpl.NO_REENTRANT, context_fn=partial(_contexts, block)
+    )
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around the forward pass, and around its repetition."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = batches
