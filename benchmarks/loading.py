@@ -42,8 +42,9 @@ from record import RESULTS, claim_of, commit, hardware, real_clips, save
 
 from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
+from ukd_dist.data.components import encode_sample
 from ukd_dist.data.modalities import component
-from ukd_dist.data.shards import Sample, encode_sample, write_shard
+from ukd_dist.data.shards import Sample, write_shard
 from ukd_dist.data.video import probe, stored_size
 from ukd_dist.data.views import evaluation_batches
 from ukd_dist.data_config import Codec, Encoding

@@ -14,7 +14,8 @@ from tests.finished_shards import finish
 from tests.namespaces import Nodes
 from tests.store import Store, serving
 from ukd_dist.data import synthetic
-from ukd_dist.data.shards import Sample, ShardSet, SplitName, encode_sample
+from ukd_dist.data.components import encode_sample
+from ukd_dist.data.shards import Sample, ShardSet, SplitName
 from ukd_dist.data.video import probe, stored_size
 from ukd_dist.data_config import Encoding
 

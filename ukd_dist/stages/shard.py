@@ -21,17 +21,9 @@ import numpy as np
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.data import synthetic
+from ukd_dist.data.components import encode_sample
 from ukd_dist.data.modalities import FLOW_LEVELS
-from ukd_dist.data.shards import (
-    SAMPLES,
-    SPLITS,
-    Sample,
-    SplitName,
-    encode_sample,
-    samples_csv,
-    shard_name,
-    write_shard,
-)
+from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, SplitName, samples_csv, shard_name, write_shard
 from ukd_dist.data.sources import ListedVideo, Source, read_source
 from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
 from ukd_dist.data_config import Codec, Data, Encoding, Modality, Split, Synthetic
