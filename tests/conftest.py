@@ -66,6 +66,13 @@ def start_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         )
 
 
+@pytest.fixture
+def nodes(cluster: Nodes) -> Nodes:
+    """The module's own `cluster`; all nodes that it began with live, whatever the test before did."""
+    cluster.revive()
+    return cluster
+
+
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn data set: DEST with videos/ and lists/, 2 training videos and 1 test video a class."""

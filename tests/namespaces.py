@@ -77,7 +77,7 @@ class Nodes:
     def __init__(
         self, folder: Path, count: int, cpus_per_node: int = 1, environment: Mapping[str, str] | None = None
     ) -> None:
-        self._folder = folder
+        self._folder, self._count = folder, count
         self._cpus = cpus_per_node
         self._environment = os.environ | ENVIRONMENT | dict(environment or {})
         self._environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -122,6 +122,10 @@ class Nodes:
                 wait_until(lambda: _listens(self.ip(0)), START_SECONDS)
         for node in nodes:
             self._await_start(node)
+
+    def revive(self) -> None:
+        """Start those of the first nodes that are dead."""
+        self.start(*(node for node in range(self._count) if not self.is_up(node)))
 
     def add(self) -> int:
         """One more node joins; its number."""

@@ -52,13 +52,6 @@ def cluster(start_nodes: Callable[..., Nodes]) -> Nodes:
     return start_nodes(COUNT, environment={"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_SECONDS)})
 
 
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    """Four nodes that live, whatever the test before did."""
-    cluster.start(*(node for node in range(COUNT) if not cluster.is_up(node)))
-    return cluster
-
-
 @dataclass(frozen=True)
 class Fleet:
     """Teachers of one experiment on the nodes, and the command that trains them."""
@@ -82,9 +75,13 @@ class Fleet:
         with output.open("a") as log:
             return self.nodes.run("ukd", "teach", str(self.file), output=log)
 
+    def await_end(self, driver: subprocess.Popen[str], seconds: float = SECONDS) -> None:
+        """Until the command ended well."""
+        assert driver.wait(seconds) == 0, self.file.with_suffix(".log").read_text()
+
     def finish(self) -> None:
         """Train to the end."""
-        assert self.start().wait(SECONDS) == 0, self.file.with_suffix(".log").read_text()
+        self.await_end(self.start())
 
     @property
     def directories(self) -> list[Path]:
@@ -129,6 +126,19 @@ class Fleet:
         wait_until(lambda: bool(later()) or not (directory / "attempts").exists(), SECONDS)
         return time.time() - begin
 
+    def finish_despite(self, strike: Callable[[int], None]) -> tuple[Path, int, float]:
+        """Train to the end although a member's node is struck.
+
+        Returns:
+            The member's directory, the node, and the seconds until the member began again.
+        """
+        driver = self.start()
+        directory, number, node = self.await_training()
+        strike(node)
+        restart = self.seconds_until_restart(directory, number, time.time())
+        self.await_end(driver)
+        return directory, node, restart
+
     def made(self) -> dict[str, str]:
         """Digest of every member's weights and logits, by place."""
         return {
@@ -155,12 +165,8 @@ def test_a_killed_node_costs_its_members_what_came_after_their_checkpoints(
     nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
 ) -> None:
     fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
-    driver = fleet.start()
-    directory, number, node = fleet.await_training()
-    nodes.kill(node)
-    restart = fleet.seconds_until_restart(directory, number, time.time())
+    directory, node, restart = fleet.finish_despite(nodes.kill)
 
-    assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
     assert fleet.made() == undisturbed
     lost, *_, done = read_attempts(directory)
     assert (lost.outcome, done.outcome) == ("lost", "done")
@@ -193,7 +199,7 @@ def test_what_a_node_does_that_was_cut_off_is_not_used_once_it_is_back(
         time.sleep(max(0.0, begin + dark_seconds - time.time()))
         nodes.mend(node)
 
-        assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+        fleet.await_end(driver)
         committed = fleet.times()
         wait_until(lambda: not nodes.workers(node), SECONDS)  # noqa: B023 - waits in this turn
         assert fleet.times() == committed, "nothing is written after the end"
@@ -226,12 +232,8 @@ def test_a_node_that_is_told_to_go_loses_no_step(
     nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
 ) -> None:
     fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
-    driver = fleet.start()
-    directory, number, node = fleet.await_training()
-    nodes.terminate(node)
-    restart = fleet.seconds_until_restart(directory, number, time.time())
+    directory, _, restart = fleet.finish_despite(nodes.terminate)
 
-    assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
     assert fleet.made() == undisturbed
     preempted, *_, done = read_attempts(directory)
     assert (preempted.outcome, done.outcome) == ("preempted", "done")
@@ -254,7 +256,7 @@ def test_fifty_killed_workers_lose_no_member(
             with suppress(psutil.NoSuchProcess):
                 draw.choice(workers).kill()
                 killed += 1
-    assert driver.wait(4 * SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+    fleet.await_end(driver, 4 * SECONDS)
 
     assert killed == 50, "the fleet came to its end before"
     assert fleet.made() == quiet.made()
