@@ -20,30 +20,29 @@ benchmarks/results/loading.json; with matplotlib, draws docs/loading.svg of it.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import webdataset
+from competitors import decoded, with_decord, with_pytorchvideo, with_torchcodec, with_webdataset
 from record import RESULTS, claim_of, commit, hardware, real_clips, save
 
 from ukd_dist.clip_config import Clip
-from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
+from ukd_dist.data.clips import EncodedBatch, decode
+from ukd_dist.data.components import encode_sample
 from ukd_dist.data.modalities import component
-from ukd_dist.data.shards import Sample, encode_sample, write_shard
+from ukd_dist.data.shards import Sample, write_shard
 from ukd_dist.data.video import probe, stored_size
 from ukd_dist.data.views import evaluation_batches
 from ukd_dist.data_config import Codec, Encoding
@@ -179,13 +178,16 @@ class Sources:
 
 def open_loaders(sources: Sources) -> tuple[dict[str, Loader], dict[str, str]]:
     """Every loader that runs here, and why the others do not."""
+    videos, wanted = sources.bytes, sources.wanted
     known: dict[str, Loader] = {
         **pipelines(sources),
-        "webdataset_pyav": partial(webdataset_pyav, sources),
-        "decord": lambda rows: (with_decord(sources, row) for row in rows),
-        "torchcodec": lambda rows: (with_torchcodec(sources, row) for row in rows),
-        "pytorchvideo": lambda rows: (with_pytorchvideo(sources, row) for row in rows),
-        "floor_h264": partial(floor, sources, sources.bytes),
+        "webdataset_pyav": lambda rows: with_webdataset(sources.tar, map(wanted, rows), CLIP),
+        "decord": lambda rows: (with_decord(videos[row], wanted(row), CLIP) for row in rows),
+        "torchcodec": lambda rows: (with_torchcodec(videos[row], wanted(row), CLIP) for row in rows),
+        "pytorchvideo": lambda rows: (
+            with_pytorchvideo(videos[row], wanted(row), CLIP, sources.fps[row]) for row in rows
+        ),
+        "floor_h264": partial(floor, sources, videos),
         "floor_vp9": partial(floor, sources, sources.stored["vp9", None].videos),
     }
     working, skipped = {}, {"ukd_copy": "H.264 needs NVDEC"}
@@ -251,71 +253,9 @@ def pipeline(frames: npt.NDArray[np.int64], stored: Stored, clip: Clip, rows: li
     )
 
 
-def webdataset_pyav(sources: Sources, rows: list[int]) -> Iterator[torch.Tensor]:
-    samples = webdataset.WebDataset([str(sources.tar)], shardshuffle=False, empty_check=False).repeat()
-    for row, sample in zip(rows, samples, strict=False):
-        yield finish(decoded(sample["rgb.mp4"], sources.wanted(row), in_rgb=True))
-
-
-def decoded(video: bytes, wanted: np.ndarray, *, in_rgb: bool) -> list[np.ndarray]:
-    """The wanted frames, by decoding from the video's start; what is skipped is not converted."""
-    kept: dict[int, Any] = {}
-    with av.open(io.BytesIO(video)) as file:
-        stream = file.streams.video[0]
-        stream.codec_context.thread_count = 1
-        for number, frame in enumerate(file.decode(stream)):
-            if number in wanted:
-                planes = frame.to_ndarray() if in_rgb else frame
-                kept[number] = cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420) if in_rgb else frame
-            if number == wanted[-1]:
-                break
-    return [kept[number] for number in wanted]
-
-
 def floor(sources: Sources, videos: Sequence[Any], rows: list[int]) -> Iterator[list[np.ndarray]]:
     for row in rows:
         yield decoded(videos[row], sources.wanted(row), in_rgb=False)
-
-
-def finish(frames: Iterable[np.ndarray]) -> torch.Tensor:
-    """Resized, cropped in the centre, corrected and normalised, `[3, frames, 112, 112]`."""
-    made = []
-    for frame in frames:
-        scale = CLIP.size / min(frame.shape[:2])
-        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-        top, left = ((length - CLIP.size) // 2 for length in small.shape[:2])
-        made.append(small[top : top + CLIP.size, left : left + CLIP.size])
-    clip_tchw = torch.from_numpy(np.stack(made)).permute(3, 0, 1, 2).float().div_(255)
-    return clip_tchw.pow_(1 / CLIP.gamma).sub_(RGB_MEAN).div_(RGB_STD).contiguous()
-
-
-def with_decord(sources: Sources, row: int) -> torch.Tensor:
-    import decord
-
-    reader = decord.VideoReader(io.BytesIO(sources.bytes[row]), num_threads=1)
-    return finish(reader.get_batch(sources.wanted(row)).asnumpy())
-
-
-def with_torchcodec(sources: Sources, row: int) -> torch.Tensor:
-    from torchcodec.decoders import VideoDecoder
-
-    decoder = VideoDecoder(sources.bytes[row], dimension_order="NHWC", num_ffmpeg_threads=1)
-    return finish(decoder.get_frames_at(sources.wanted(row).tolist()).data.numpy())
-
-
-def with_pytorchvideo(sources: Sources, row: int) -> torch.Tensor:
-    from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
-
-    wanted, fps = sources.wanted(row), sources.fps[row]
-    video = EncodedVideoPyAV(io.BytesIO(sources.bytes[row]), decode_audio=False)
-    found = video.get_clip(wanted[0] / fps, (wanted[-1] + 1) / fps)["video"]
-    chosen = found[:, torch.linspace(0, found.shape[1] - 1, CLIP.frames).long()]
-    scale = CLIP.size / min(chosen.shape[-2:])
-    size = [round(length * scale) for length in chosen.shape[-2:]]
-    small = torch.nn.functional.interpolate(chosen, size=size, mode="bilinear", align_corners=False)
-    top, left = ((length - CLIP.size) // 2 for length in size)
-    cropped = small[..., top : top + CLIP.size, left : left + CLIP.size] / 255
-    return cropped.pow_(1 / CLIP.gamma).sub_(RGB_MEAN).div_(RGB_STD)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,8 @@ from pathlib import Path
 from record import RESULTS, claim_of, commit, hardware, real_clips, save
 
 from ukd_dist import manifest
-from ukd_dist.data.shards import (
-    SAMPLES,
-    Sample,
-    encode_sample,
-    samples_csv,
-    shard_name,
-    write_shard,
-)
+from ukd_dist.data.components import encode_sample
+from ukd_dist.data.shards import SAMPLES, Sample, samples_csv, shard_name, write_shard
 from ukd_dist.data.video import probe
 from ukd_dist.data_config import Encoding
 

@@ -14,7 +14,8 @@ from tests.finished_shards import finish
 from tests.namespaces import Nodes
 from tests.store import Store, serving
 from ukd_dist.data import synthetic
-from ukd_dist.data.shards import Sample, ShardSet, SplitName, encode_sample
+from ukd_dist.data.components import encode_sample
+from ukd_dist.data.shards import Sample, ShardSet, SplitName
 from ukd_dist.data.video import probe, stored_size
 from ukd_dist.data_config import Encoding
 
@@ -63,6 +64,13 @@ def start_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         yield lambda *arguments, **named: stack.enter_context(
             Nodes(tmp_path_factory.mktemp("nodes"), *arguments, **named)
         )
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Nodes:
+    """The module's own `cluster`; all nodes that it began with live, whatever the test before did."""
+    cluster.revive()
+    return cluster
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ class Nodes:
     def __init__(
         self, folder: Path, count: int, cpus_per_node: int = 1, environment: Mapping[str, str] | None = None
     ) -> None:
-        self._folder = folder
+        self._folder, self._count = folder, count
         self._cpus = cpus_per_node
         self._environment = os.environ | ENVIRONMENT | dict(environment or {})
         self._environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -123,10 +123,9 @@ class Nodes:
         for node in nodes:
             self._await_start(node)
 
-    def revived(self, count: int) -> Nodes:
-        """The cluster with its first nodes alive, whatever was done to them."""
-        self.start(*(node for node in range(count) if not self.is_up(node)))
-        return self
+    def revive(self) -> None:
+        """Start those of the first nodes that are dead."""
+        self.start(*(node for node in range(self._count) if not self.is_up(node)))
 
     def add(self) -> int:
         """One more node joins; its number."""

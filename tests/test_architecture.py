@@ -85,7 +85,7 @@ INSIDE_FUNCTIONS = {
 }
 ANYWHERE_IN = {
     "prometheus_client": {"metrics.py"},
-    "av": {"data/video.py", "data/jpegs.py", "data/streams.py", "data/synthetic/videos.py"},
+    "av": {"data/video.py", "data/vp9.py", "data/jpegs.py", "data/streams.py", "data/synthetic/videos.py"},
     "cv2": {
         "data/modalities.py",
         "data/synthetic/drawing.py",

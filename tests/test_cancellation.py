@@ -6,14 +6,13 @@ import json
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.holders import holder
 from ukd_dist.cancellation import cancellable
 from ukd_dist.cli import app
 from ukd_dist.resolution import load
@@ -60,17 +59,9 @@ def run(study: Path) -> RunDirectory:
     return RunDirectory(study.parent / "run")
 
 
-@contextmanager
-def coordinator(study: Path, delay_seconds: float = 0.0) -> Iterator[subprocess.Popen[str]]:
+def coordinator(study: Path, delay_seconds: float = 0.0) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that holds the root, and after a delay can be cancelled."""
-    command = [sys.executable, "-c", COORDINATOR, str(study), str(delay_seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()
+    return holder(COORDINATOR, str(study), str(delay_seconds))
 
 
 def cancel(place: Path, *options: str) -> Result:

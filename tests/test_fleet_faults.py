@@ -53,11 +53,6 @@ def cluster(start_nodes: Callable[..., Nodes]) -> Nodes:
     return start_nodes(COUNT, environment={"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_SECONDS)})
 
 
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    return cluster.revived(COUNT)
-
-
 @dataclass(frozen=True)
 class Fleet:
     """Teachers of one experiment on the nodes, and the command that trains them."""
@@ -81,9 +76,13 @@ class Fleet:
         with output.open("a") as log:
             return self.nodes.run("ukd", "teach", str(self.file), output=log)
 
+    def await_end(self, driver: subprocess.Popen[str], seconds: float = SECONDS) -> None:
+        """Until the command ended well."""
+        assert driver.wait(seconds) == 0, self.file.with_suffix(".log").read_text()
+
     def finish(self) -> None:
         """Train to the end."""
-        assert self.start().wait(SECONDS) == 0, self.file.with_suffix(".log").read_text()
+        self.await_end(self.start())
 
     @property
     def directories(self) -> list[Path]:
@@ -128,6 +127,20 @@ class Fleet:
         wait_until(lambda: bool(later()) or not (directory / "attempts").exists(), SECONDS)
         return time.time() - begin
 
+    def finish_despite(self, strike: Callable[[int], None]) -> tuple[Attempt, Attempt, int, float]:
+        """Train to the end although a member's node is struck.
+
+        Returns:
+            Of the member its attempt there and the one that ended it, the node, and the seconds in between.
+        """
+        driver = self.start()
+        directory, number, node = self.await_training()
+        strike(node)
+        restart = self.seconds_until_restart(directory, number, time.time())
+        self.await_end(driver)
+        struck, *_, done = (line for line in read_attempts(directory) if line.attempt >= number)
+        return struck, done, node, restart
+
     def made(self) -> dict[str, str]:
         """Digest of every member's weights and logits, by place."""
         return {
@@ -155,44 +168,18 @@ def undisturbed(cluster: Nodes, shards: ShardSet, tmp_path_factory: pytest.TempP
     return fleet.made()
 
 
-def lose(fleet: Fleet, fault: Callable[[int], None]) -> tuple[Attempt, Attempt, int, float]:
-    """Train through a fault of a node off the head.
-
-    Returns:
-        Of a member that trained there its attempt there and the one that ended it, the node, and the seconds
-        until it began again.
-    """
-    driver = fleet.start()
-    directory, number, node = fleet.await_training()
-    fault(node)
-    seconds = fleet.seconds_until_restart(directory, number, time.time())
-    assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
-    first, *_, done = (line for line in read_attempts(directory) if line.attempt >= number)
-    return first, done, node, seconds
-
-
 def test_a_killed_node_costs_its_members_what_came_after_their_checkpoints(
     nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
 ) -> None:
     fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
-    lost, done, node, seconds = lose(fleet, nodes.kill)
-    record_property("killed node: seconds until its member began again", round(seconds, 1))
+    lost, done, node, restart = fleet.finish_despite(nodes.kill)
+
     assert fleet.made() == undisturbed
     assert (lost.outcome, done.outcome) == ("lost", "done")
     assert done.host != nodes.name(node)
     assert done.began_from != ""
-    assert seconds < RESTART_SECONDS
-
-
-def test_a_node_that_is_told_to_go_loses_no_step(
-    nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
-) -> None:
-    fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
-    preempted, done, _, seconds = lose(fleet, nodes.terminate)
-    record_property("drained node: seconds until its member began again", round(seconds, 1))
-    assert fleet.made() == undisturbed
-    assert (preempted.outcome, done.outcome) == ("preempted", "done")
-    assert done.began_from == preempted.reached != ""
+    record_property("killed node: seconds until its member began again", round(restart, 1))
+    assert restart < RESTART_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -218,7 +205,7 @@ def test_what_a_node_does_that_was_cut_off_is_not_used_once_it_is_back(
         time.sleep(max(0.0, begin + dark_seconds - time.time()))
         nodes.mend(node)
 
-        assert driver.wait(SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+        fleet.await_end(driver)
         committed = fleet.times()
         wait_until(lambda: not nodes.workers(node), SECONDS)  # noqa: B023 - waits in this turn
         assert fleet.times() == committed, "nothing is written after the end"
@@ -248,6 +235,18 @@ def test_with_a_killed_head_the_same_command_on_a_new_cluster_trains_no_finished
     assert fleet.made() == undisturbed
 
 
+def test_a_node_that_is_told_to_go_loses_no_step(
+    nodes: Nodes, shards: ShardSet, tmp_path: Path, undisturbed: dict[str, str], record_property: Record
+) -> None:
+    fleet = Fleet.of(nodes, tmp_path, shards, MEMBERS, EPOCHS)
+    preempted, done, _, restart = fleet.finish_despite(nodes.terminate)
+
+    assert fleet.made() == undisturbed
+    assert (preempted.outcome, done.outcome) == ("preempted", "done")
+    assert done.began_from == preempted.reached != ""
+    record_property("drained node: seconds until its member began again", round(restart, 1))
+
+
 @pytest.mark.slow
 def test_fifty_killed_workers_lose_no_member(
     nodes: Nodes, shards: ShardSet, tmp_path: Path, record_property: Record
@@ -263,7 +262,7 @@ def test_fifty_killed_workers_lose_no_member(
             with suppress(psutil.NoSuchProcess):
                 draw.choice(workers).kill()
                 killed += 1
-    assert driver.wait(4 * SECONDS) == 0, fleet.file.with_suffix(".log").read_text()
+    fleet.await_end(driver, 4 * SECONDS)
 
     assert killed == 50, "the fleet came to its end before"
     assert fleet.made() == quiet.made()

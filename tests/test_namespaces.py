@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -32,9 +32,14 @@ def cluster(start_nodes: Callable[..., Nodes]) -> Nodes:
     return start_nodes(COUNT, environment={"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_SECONDS)})
 
 
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    return cluster.revived(COUNT)
+class Fault(NamedTuple):
+    """What befell the node of a job at a moment, and the seconds from then on."""
+
+    job: str
+    node: int
+    begin: float
+    elsewhere: float
+    noticed: float
 
 
 class Beating:
@@ -96,6 +101,14 @@ class Beating:
         wait_until(lambda: bool(without()), NOTICE_SECONDS)
         return min(without()) - begin
 
+    def suffer(self, strike: Callable[[int], None]) -> Fault:
+        """Strike a job's node, and wait until the job beats elsewhere and the node's loss is known."""
+        job, node = self.off_the_head()
+        begin = time.time()
+        strike(node)
+        elsewhere = self.seconds_until_elsewhere(job, node, begin)
+        return Fault(job, node, begin, elsewhere, self.seconds_until_noticed(node, begin))
+
     def end(self) -> int:
         """The driver's exit status once the jobs are told to end: how many failed."""
         (self.folder / "end").touch()
@@ -131,16 +144,11 @@ def test_the_job_of_a_killed_node_runs_on_another(
     nodes: Nodes, tmp_path: Path, record_property: Record
 ) -> None:
     with Beating(nodes, tmp_path, 2) as beating:
-        job, node = beating.off_the_head()
+        fault = beating.suffer(nodes.kill)
 
-        begin = time.time()
-        nodes.kill(node)
-        elsewhere = beating.seconds_until_elsewhere(job, node, begin)
-
-        noticed = beating.seconds_until_noticed(node, begin)
-        tell(record_property, noticed=noticed, beats_elsewhere=elsewhere)
-        assert elsewhere < 30
-        assert not nodes.is_up(node)
+        tell(record_property, noticed=fault.noticed, beats_elsewhere=fault.elsewhere)
+        assert fault.elsewhere < 30
+        assert not nodes.is_up(fault.node)
         assert beating.end() == 0
 
 
@@ -160,15 +168,11 @@ def test_a_node_that_is_told_to_go_keeps_its_job_while_it_drains(
     nodes: Nodes, tmp_path: Path, record_property: Record
 ) -> None:
     with Beating(nodes, tmp_path, 2) as beating:
-        job, node = beating.off_the_head()
+        fault = beating.suffer(nodes.terminate)
 
-        begin = time.time()
-        nodes.terminate(node)
-        elsewhere = beating.seconds_until_elsewhere(job, node, begin)
-
-        tell(record_property, noticed=beating.seconds_until_noticed(node, begin), beats_elsewhere=elsewhere)
-        assert elsewhere > DRAIN_SECONDS
-        wait_until(lambda: not nodes.is_up(node), NOTICE_SECONDS)
+        tell(record_property, noticed=fault.noticed, beats_elsewhere=fault.elsewhere)
+        assert fault.elsewhere > DRAIN_SECONDS
+        wait_until(lambda: not nodes.is_up(fault.node), NOTICE_SECONDS)
         assert beating.end() == 0
 
 
@@ -177,24 +181,21 @@ def test_the_job_of_a_node_that_is_cut_off_runs_elsewhere_while_its_first_attemp
     nodes: Nodes, tmp_path: Path, record_property: Record
 ) -> None:
     with Beating(nodes, tmp_path, 2) as beating:
-        job, node = beating.off_the_head()
+        fault = beating.suffer(nodes.cut)
 
         def last_here() -> float:
-            beats = lines(tmp_path / f"{job}.beats")
-            return max(float(beat["time"]) for beat in beats if node_of(beat) == node)
+            beats = lines(tmp_path / f"{fault.job}.beats")
+            return max(float(beat["time"]) for beat in beats if node_of(beat) == fault.node)
 
-        begin = time.time()
-        nodes.cut(node)
-        elsewhere = beating.seconds_until_elsewhere(job, node, begin)
-        noticed = beating.seconds_until_noticed(node, begin)
-        time.sleep(max(0.0, begin + CUT_SECONDS - time.time()))
-        nodes.mend(node)
+        time.sleep(max(0.0, fault.begin + CUT_SECONDS - time.time()))
+        nodes.mend(fault.node)
         wait_until(lambda: time.time() - last_here() > 10, 2 * NOTICE_SECONDS)
 
-        stale = last_here() - begin
-        tell(record_property, noticed=noticed, beats_elsewhere=elsewhere, first_attempt_beats=stale)
-        assert elsewhere < 30
-        assert stale > elsewhere
+        stale = last_here() - fault.begin
+        seconds = {"noticed": fault.noticed, "beats_elsewhere": fault.elsewhere}
+        tell(record_property, **seconds, first_attempt_beats=stale)
+        assert fault.elsewhere < 30
+        assert stale > fault.elsewhere
         assert beating.end() == 0
 
 

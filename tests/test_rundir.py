@@ -7,14 +7,14 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from tests.holders import holder
 from ukd_dist import manifest
 from ukd_dist.errors import BusyError, DataError, MismatchError, TrainingError, UkdError, UsageError
 from ukd_dist.experiment import Experiment
@@ -60,28 +60,20 @@ def other(study: Experiment) -> Experiment:
     return parse(STUDY.replace("ROOT", str(study.root)), "study.yaml", ["name=other"])
 
 
-@contextmanager
-def holding(experiment: Experiment, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def holding(experiment: Experiment, tmp_path: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Another process that holds the experiment's root."""
     file = tmp_path / "study.yaml"
     file.write_text(experiment.to_yaml())
-    command = [sys.executable, "-c", HOLDER, str(file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        try:
-            assert holder.stdout.readline() == "held\n"
-            yield holder
-        finally:
-            holder.kill()
+    return holder(HOLDER, str(file))
 
 
 # --- One coordinator a root --------------------------------------------------------------------------------
 
 
 def test_a_second_coordinator_is_told_who_holds_the_root(study: Experiment, tmp_path: Path) -> None:
-    with holding(study, tmp_path) as holder, pytest.raises(BusyError) as caught, coordinating(study):
+    with holding(study, tmp_path) as process, pytest.raises(BusyError) as caught, coordinating(study):
         pass
-    who = f"process {holder.pid} on {socket.gethostname()} since 20"
+    who = f"process {process.pid} on {socket.gethostname()} since 20"
     assert str(caught.value).startswith(f"{study.root} is held by {who}")
     assert str(caught.value).endswith("; expected one coordinator a root; wait for it, or stop it first")
 
@@ -96,10 +88,10 @@ def test_a_second_coordinator_changes_nothing(study: Experiment, tmp_path: Path)
 
 
 def test_a_killed_coordinator_holds_nothing(study: Experiment, tmp_path: Path, run: RunDirectory) -> None:
-    with holding(study, tmp_path) as holder:
+    with holding(study, tmp_path) as process:
         assert is_held(run)
-        holder.kill()
-        holder.wait()
+        process.kill()
+        process.wait()
         assert not is_held(run)
         with coordinating(study):
             assert json.loads((run.root / "coordinator.lock").read_text())["pid"] == os.getpid()

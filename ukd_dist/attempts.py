@@ -19,7 +19,7 @@ from pathlib import Path
 from ukd_dist.errors import DataError
 from ukd_dist.heartbeat import HEARTBEAT, read_beat
 from ukd_dist.manifest import FILENAME, write_atomically
-from ukd_dist.rundir import HISTORY, read_json_lines
+from ukd_dist.rundir import CHECKPOINTS, HISTORY, read_json_lines
 
 ATTEMPTS, RECORD = "attempts", "attempts.jsonl"
 
@@ -120,7 +120,7 @@ def with_history(member: Path) -> Path:
 
 def reached(attempt: Path) -> str:
     """Name of the newest checkpoint in an attempt's directory, or empty."""
-    return max((path.parent.name for path in attempt.glob("checkpoint/*/manifest.json")), default="")
+    return max((path.parent.name for path in attempt.glob(f"{CHECKPOINTS}/*/{FILENAME}")), default="")
 
 
 def read_attempts(member: Path) -> list[Attempt]:

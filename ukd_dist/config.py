@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.data_config import Data, Folds, Modality
-from ukd_dist.settings import Name, Settings, SettingsError
+from ukd_dist.settings import Name, Settings, SettingsError, refuse_repetition
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -263,12 +263,7 @@ class Teachers(Expandable):
             raise SettingsError(
                 "fleet is empty and nothing is imported", expected="at least one teacher", action="add one"
             )
-        if len(set(self.imported)) != len(self.imported):
-            raise SettingsError(
-                f"imported names one twice: {', '.join(self.imported)}",
-                expected="each once",
-                action="remove the second",
-            )
+        refuse_repetition(self.imported, f"imported names one twice: {', '.join(self.imported)}")
         return self
 
 

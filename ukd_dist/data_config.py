@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ukd_dist.clip_config import Clip, Views
-from ukd_dist.settings import Name, Settings, SettingsError
+from ukd_dist.settings import Name, Settings, SettingsError, refuse_repetition
 
 Modality = Literal["rgb", "flow"]
 Codec = Literal["vp9", "copy", "jpeg"]
@@ -232,12 +232,7 @@ class Data(Settings):
 
     @model_validator(mode="after")
     def _modalities_differ(self) -> Data:
-        if len(set(self.modalities)) != len(self.modalities):
-            raise SettingsError(
-                f"modalities {list(self.modalities)} names one twice",
-                expected="each once",
-                action="remove the second",
-            )
+        refuse_repetition(self.modalities, f"modalities {list(self.modalities)} names one twice")
         return self
 
     @model_validator(mode="after")

@@ -119,8 +119,8 @@ def _decode() -> Finding:
 
     from ukd_dist.clip_config import Clip
     from ukd_dist.data.clips import EncodedBatch, decode
-    from ukd_dist.data.video import Vp9Encoder
     from ukd_dist.data.views import evaluation_batches
+    from ukd_dist.data.vp9 import Vp9Encoder
 
     clip = Clip(frames=4, stride=1, size=192, short_side=(192, 192))
     encoder = Vp9Encoder(192, 192, 30.0, crf=24)

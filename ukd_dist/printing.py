@@ -12,10 +12,10 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ukd_dist.doctor import Finding
-    from ukd_dist.stages.evaluate import Result
     from ukd_dist.stages.garbage import Collection
     from ukd_dist.stages.plan import Plan
     from ukd_dist.stages.predict import Prediction
+    from ukd_dist.stages.results import Result
     from ukd_dist.stages.studied import Study
     from ukd_dist.stages.summary import Summary
     from ukd_dist.stages.verify import Verdict

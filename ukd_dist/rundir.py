@@ -28,7 +28,8 @@ _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
 
 REJECTS = "rejects.jsonl"  # of the shards
 
-# Files of a member's directory.
+# In a member's directory, and in an attempt's.
+CHECKPOINTS = "checkpoint"
 HISTORY = "history.jsonl"
 CHECKPOINTS = "checkpoint"
 ERROR = "error.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,6 +30,16 @@ class Settings(BaseModel):
                 if key not in cls.model_fields:
                     raise unknown_key(str(key), sorted(cls.model_fields))
         return data
+
+
+def refuse_repetition(names: Sequence[str], problem: str) -> None:
+    """Refuse a list that names something twice.
+
+    Raises:
+        SettingsError: It does.
+    """
+    if len(set(names)) != len(names):
+        raise SettingsError(problem, expected="each once", action="remove the second")
 
 
 def unknown_key(key: str, known: list[str]) -> SettingsError:

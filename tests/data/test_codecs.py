@@ -23,10 +23,11 @@ from tests.finished_shards import finish
 from ukd_dist.clip_config import Clip
 from ukd_dist.data import jpegs
 from ukd_dist.data.clips import decode_clips
+from ukd_dist.data.components import encode_sample
 from ukd_dist.data.frame_cache import FrameCache
 from ukd_dist.data.jpegs import JpegEncoder, full_range
 from ukd_dist.data.modalities import component
-from ukd_dist.data.shards import Sample, ShardSet, encode_sample
+from ukd_dist.data.shards import Sample, ShardSet
 from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import Frame, probe, read_frames

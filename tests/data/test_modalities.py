@@ -27,8 +27,9 @@ from ukd_dist.data.modalities import (
     stored_codec,
     unpacked_levels,
 )
-from ukd_dist.data.video import Frame, Vp9Encoder, read_frames
+from ukd_dist.data.video import Frame, read_frames
 from ukd_dist.data.views import evaluation_batches
+from ukd_dist.data.vp9 import Vp9Encoder
 from ukd_dist.data_config import Codec, Encoding, FlowMethod, Modality
 
 SIDE, FRAMES = 128, 12

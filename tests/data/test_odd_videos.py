@@ -37,7 +37,8 @@ from tests.data.odd_videos import (
 )
 from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
-from ukd_dist.data.shards import Sample, encode_sample
+from ukd_dist.data.components import encode_sample
+from ukd_dist.data.shards import Sample
 from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
 from ukd_dist.data.views import evaluation_batches
 from ukd_dist.data_config import Encoding

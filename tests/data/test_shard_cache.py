@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,19 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
+@contextmanager
+def copying(shards: Path, cache: Path) -> Iterator[tuple[subprocess.Popen[str], Callable[[], object]]]:
+    """A process that copies the shards and waits in the middle of one, and what makes it go on."""
+    copy = cache / ShardSet(shards).digest
+    pipe, payload = stall(shards, TARS[2])
+    process = begin(shards, cache)
+    with pipe.open("wb") as file:
+        file.write(payload[: BLOCK_BYTES + 1])
+        file.flush()
+        wait_for(copy / f".{TARS[2]}.partial")
+        yield process, partial(file.write, payload[BLOCK_BYTES + 1 :])
+
+
 def test_a_copy_holds_what_the_shards_hold_and_is_a_shards_directory_itself(made: Path, cache: Path) -> None:
     opened = open_to_decode(made, cache)
     assert opened.directory == cache / ShardSet(made).digest
@@ -151,16 +165,11 @@ def test_two_shard_sets_never_mix(made: Path, tmp_path: Path, cache: Path) -> No
 
 def test_of_two_processes_one_copies_and_the_other_says_whom_it_waits_for(shards: Path, cache: Path) -> None:
     copy = cache / ShardSet(shards).digest
-    pipe, payload = stall(shards, TARS[2])
-    one = begin(shards, cache)
-    with pipe.open("wb") as file:
-        file.write(payload[: BLOCK_BYTES + 1])
-        file.flush()
-        wait_for(copy / f".{TARS[2]}.partial")
+    with copying(shards, cache) as (one, go_on):
         other = begin(shards, cache)
         assert other.stderr is not None
         waits = other.stderr.readline()
-        file.write(payload[BLOCK_BYTES + 1 :])
+        go_on()
     said = one.communicate(timeout=60)[1]
     assert waits.startswith(f"waiting for process {one.pid} on ")
     assert waits.rstrip().endswith(f", which copies the shards to {copy}")
@@ -174,12 +183,7 @@ def test_what_a_killed_process_left_is_finished_by_the_next(
     made: Path, shards: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copy = cache / ShardSet(made).digest
-    pipe, payload = stall(shards, TARS[2])
-    killed = begin(shards, cache)
-    with pipe.open("wb") as file:
-        file.write(payload[: BLOCK_BYTES + 1])
-        file.flush()
-        wait_for(copy / f".{TARS[2]}.partial")
+    with copying(shards, cache) as (killed, _):
         wait_for(copy / TARS[0])
         killed.send_signal(signal.SIGKILL)
         killed.communicate(timeout=60)

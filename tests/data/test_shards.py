@@ -25,14 +25,13 @@ from ukd_dist.data.shards import (
     SPLITS,
     Sample,
     ShardSet,
-    encode_sample,
     keys_digest,
     read_index,
     samples_csv,
     write_shard,
 )
 from ukd_dist.data.sources import MAX_KEY_BYTES
-from ukd_dist.data.video import RejectedVideoError, Vp9Encoder
+from ukd_dist.data.video import RejectedVideoError
 from ukd_dist.data_config import Encoding
 from ukd_dist.errors import DataError, UsageError
 
@@ -272,40 +271,6 @@ def test_nothing_but_the_shards_is_left_behind(own: Path) -> None:
     assert {path.name for path in own.iterdir()} - tables == {
         f"{stem}.{suffix}" for stem in STEMS for suffix in ("tar", "idx")
     }
-
-
-@pytest.fixture
-def film(tmp_path: Path) -> tuple[Sample, Path]:
-    """A real video of six frames, and the sample that it is to be."""
-    encoder = Vp9Encoder(64, 48, 30.0, 20)
-    for number in range(6):
-        encoder.write(np.random.default_rng(number).integers(16, 60, (72, 64), np.uint8))
-    path = tmp_path / "Run_1_1.mp4"
-    path.write_bytes(encoder.finish())
-    return replace(sample(0, "Run_1_1", frames=6), fps=30.0), path
-
-
-def test_a_video_is_encoded_to_the_same_components_again(film: tuple[Sample, Path]) -> None:
-    first, second = (encode_sample(*film, ("rgb", "flow"), Encoding()) for _ in range(2))
-    assert first == second
-    assert set(first) == {"rgb.mp4", "flow.mp4"}
-
-
-def test_a_video_that_lost_frames_since_it_was_probed_is_named(film: tuple[Sample, Path]) -> None:
-    written, path = film
-    with pytest.raises(DataError) as raised:
-        encode_sample(replace(written, frames=7), path, ("rgb",), Encoding())
-    assert str(raised.value) == (
-        f"{path} changed while it was sharded: 6 frames; expected 7; "
-        "run again when nothing writes to the videos"
-    )
-
-
-def test_a_video_that_was_damaged_since_it_was_probed_is_rejected(film: tuple[Sample, Path]) -> None:
-    written, path = film
-    path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(RejectedVideoError, match=str(path)):
-        encode_sample(written, path, ("rgb", "flow"), Encoding())
 
 
 # Damage.

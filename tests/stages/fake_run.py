@@ -16,9 +16,10 @@ from ukd_dist.experiment import Experiment, StudentMember, TargetMember, Teacher
 from ukd_dist.manifest import write_atomically
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import HISTORY, RunDirectory, leave_error
-from ukd_dist.stages.evaluate import RESULT, Result, fusions, write_results
+from ukd_dist.stages.evaluate import fusions
 from ukd_dist.stages.opinions import Tally, describe
 from ukd_dist.stages.reduce import OPINIONS
+from ukd_dist.stages.results import RESULT, Result, write_results
 from ukd_dist.training.history import Epoch, write_history
 
 CLASSES = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")

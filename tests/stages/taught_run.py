@@ -16,7 +16,8 @@ from ukd_dist.data.shards import Sample, ShardSet, SplitName
 from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.evaluate import RESULT, Subject, score
+from ukd_dist.stages.evaluate import score
+from ukd_dist.stages.results import RESULT, Subject
 
 EPOCHS = 3
 SPLITS: tuple[SplitName, ...] = ("train", "test")

@@ -23,17 +23,8 @@ from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
-from ukd_dist.stages.evaluate import (
-    FUSIONS,
-    RESULT,
-    RESULTS_CSV,
-    describe,
-    evaluate,
-    logits_settings,
-    read_fusions,
-    read_result,
-    write_results,
-)
+from ukd_dist.stages.evaluate import describe, evaluate, logits_settings
+from ukd_dist.stages.results import FUSIONS, RESULT, RESULTS_CSV, read_fusions, read_result, write_results
 
 STUDY = """
 name: study

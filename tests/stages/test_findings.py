@@ -10,9 +10,9 @@ import pytest
 
 from tests.stages import fake_run
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.evaluate import read_fusions as read_fusion_results
 from ukd_dist.stages.findings import compare, read_fusions, read_groups
 from ukd_dist.stages.report import report, results_rows
+from ukd_dist.stages.results import read_fusions as read_fusion_results
 
 T_975_OF_2, T_975_OF_4 = 4.303, 2.776  # quantiles of Student's t by degrees of freedom
 

@@ -20,8 +20,9 @@ from ukd_dist.data.knowledge import LOGITS, logits_name, open_finished
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError
 from ukd_dist.rundir import HISTORY, RunDirectory
-from ukd_dist.stages.evaluate import RESULT, Subject, read_result, score
+from ukd_dist.stages.evaluate import score
 from ukd_dist.stages.keeping import keep_only
+from ukd_dist.stages.results import RESULT, Subject, read_result
 from ukd_dist.stages.verify import refuse_damage, verify
 from ukd_dist.training.inference import WEIGHTS
 

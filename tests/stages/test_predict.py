@@ -12,9 +12,11 @@ from tests.data.odd_videos import HEIGHT, WIDTH, film
 from tests.finished_shards import finish
 from tests.stages import trained_member
 from ukd_dist.clip_config import Views
+from ukd_dist.data.components import encode_sample
 from ukd_dist.data.knowledge import LOGITS, logits_path, open_rows
-from ukd_dist.data.shards import SPLITS, Sample, ShardSet, encode_sample
-from ukd_dist.data.video import Vp9Encoder, probe, read_frames
+from ukd_dist.data.shards import SPLITS, Sample, ShardSet
+from ukd_dist.data.video import probe, read_frames
+from ukd_dist.data.vp9 import Vp9Encoder
 from ukd_dist.data_config import Codec, Encoding
 from ukd_dist.errors import ResourceError, UkdError, UsageError
 from ukd_dist.experiment import StudentMember, TeacherMember

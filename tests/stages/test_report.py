@@ -12,9 +12,9 @@ from tests.stages import fake_run
 from tests.stages.page import page_of
 from ukd_dist import manifest
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.evaluate import RESULT, read_result
 from ukd_dist.stages.findings import read_fusions, read_groups
 from ukd_dist.stages.report import report, results_rows
+from ukd_dist.stages.results import RESULT, read_result
 
 
 def test_the_page_needs_no_network(root: Path) -> None:

@@ -22,7 +22,8 @@ from ukd_dist.progress import Progress
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
-from ukd_dist.stages.shard import probe_videos, shard, shard_settings, write_one
+from ukd_dist.stages.probing import probe_videos
+from ukd_dist.stages.shard import shard, shard_settings, write_one
 from ukd_dist.status import rejected
 
 STUDY = """

@@ -16,8 +16,8 @@ from tests.stages.page import page_of
 from tests.stages.test_evaluate import STUDY, shard, train
 from ukd_dist.cli import app
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.evaluate import RESULT
 from ukd_dist.stages.findings import Group
+from ukd_dist.stages.results import RESULT
 from ukd_dist.stages.summary import SUMMARY_CSV, Summary, is_telling, read_summary, summarise
 
 PUBLISHED = {"baseline": 67.4, "ukd": 71.3, "two-stream": 70.9}

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ukd_dist.data.jpegs import JpegEncoder
-from ukd_dist.data.video import Frame, Vp9Encoder
+from ukd_dist.data.video import Frame
+from ukd_dist.data.vp9 import Vp9Encoder
 from ukd_dist.data_config import Codec, Encoding, FlowMethod, Modality
 
 LUMA_LOW, LUMA_HIGH = 16.0, 235.0

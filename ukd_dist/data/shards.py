@@ -1,7 +1,8 @@
 """Shards: WebDataset tars with DALI's index beside each, and the table of their samples.
 
 `write_shard` makes one tar; `ShardSet` opens a finished directory and gives any component of any row. The
-contract of the format is shards/README.md. What is left out: which videos go where is the shard stage's.
+contract of the format is shards/README.md. What is left out: what a sample's components are made of is
+`components`', which videos go where is the shard stage's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import json
 import mmap
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +25,9 @@ import webdataset
 from wds2idx import IndexCreator
 
 from ukd_dist import manifest
-from ukd_dist.data.modalities import FLOW_LEVELS, component, open_writer
-from ukd_dist.data.streams import copy_stream
+from ukd_dist.data.modalities import FLOW_LEVELS
 from ukd_dist.data.tarchecks import TarChecks
-from ukd_dist.data.video import read_frames
-from ukd_dist.data_config import Codec, Encoding, Modality
+from ukd_dist.data_config import Codec, Encoding
 from ukd_dist.errors import DataError, UsageError
 
 SplitName = Literal["train", "validation", "test"]
@@ -72,40 +71,6 @@ _COLUMNS = ["class" if f.name == "class_name" else f.name for f in fields(Sample
 def shard_name(split: str, number: int) -> str:
     """File name of a split's n-th tar."""
     return f"{split}-{number:06d}.tar"
-
-
-def encode_sample(
-    sample: Sample,
-    path: Path,
-    modalities: Sequence[Modality],
-    encoding: Encoding,
-    codec: Codec = "vp9",
-) -> dict[str, bytes]:
-    """Every component of a video's sample; the video is decoded once, or not at all where rgb is copied.
-
-    Raises:
-        RejectedVideoError: The video cannot be decoded.
-        DataError: It holds another number of frames than when it was probed, or cannot be copied.
-    """
-    if codec == "copy" and "rgb" in modalities:
-        made = [modality for modality in modalities if modality != "rgb"]
-        copied = copy_stream(path, sample.frames)
-        others = encode_sample(sample, path, made, encoding) if made else {}
-        return {component("rgb", codec): copied, **others}
-    size = (sample.width, sample.height)
-    writers = {modality: open_writer(modality, *size, sample.fps, encoding, codec) for modality in modalities}
-    frames = 0
-    for frame in read_frames(path, *size):
-        frames += 1
-        for writer in writers.values():
-            writer.write(frame)
-    if frames != sample.frames:
-        raise DataError(
-            f"{path} changed while it was sharded: {frames} frames",
-            expected=f"{sample.frames}",
-            action="run again when nothing writes to the videos",
-        )
-    return {component(modality, codec): writer.finish() for modality, writer in writers.items()}
 
 
 def write_shard(path: Path, samples: Iterable[tuple[Sample, dict[str, bytes]]]) -> None:

@@ -1,4 +1,4 @@
-"""Video files in and encoded streams out, through PyAV; single JPEG frames and copied streams are beside it.
+"""Video files in, through PyAV: probed whole, and their frames read; what encodes them again is beside it.
 
 Frames travel as planar 4:2:0 arrays (`yuv420p`, uint8 `[height * 3 / 2, width]`, limited range), so that no
 colour conversion stands between a camera's file and a shard; DALI converts once, when a clip is decoded.
@@ -7,7 +7,6 @@ colour conversion stands between a camera's file and a shard; DALI converts once
 from __future__ import annotations
 
 import errno
-import io
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,9 +42,6 @@ _EXACT = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CH
 _RATE_TOLERANCE = 0.05
 # What may be missing at the end of a file that declares its length, but not its frames.
 _MISSING_FRAMES, _MISSING_SECONDS = 3, 0.1
-
-# Options for VP9 that DALI decodes on a CPU and on NVDEC; a key frame every 16 keeps random access short.
-_VP9 = {"b": "0", "g": "16", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "threads": "1"}
 
 
 class RejectedVideoError(DataError):
@@ -237,32 +233,6 @@ def stored_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 
 def _even(length: int, scale: float) -> int:
     return max(2, 2 * min(round(length * scale / 2), length // 2))
-
-
-class Vp9Encoder:
-    """Encodes yuv420p frames to VP9 in MP4, in memory; equal frames and settings give equal bytes."""
-
-    def __init__(self, width: int, height: int, fps: float, crf: int) -> None:
-        self._buffer = io.BytesIO()
-        self._container = av.open(self._buffer, "w", format="mp4", options={"fflags": "+bitexact"})
-        rate = Fraction(fps).limit_denominator(1001)
-        self._stream = self._container.add_stream("libvpx-vp9", rate=rate, options={**_VP9, "crf": str(crf)})
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._stream.thread_count = 1
-
-    def write(self, frame: Frame) -> None:
-        """Encode one frame, `[height * 3 / 2, width]`."""
-        self._mux(av.VideoFrame.from_ndarray(frame, format="yuv420p"))
-
-    def finish(self) -> bytes:
-        """The whole file; the encoder is of no use afterwards."""
-        self._mux(None)
-        self._container.close()
-        return self._buffer.getvalue()
-
-    def _mux(self, frame: av.VideoFrame | None) -> None:
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
 
 
 class open_video:  # noqa: N801 - a context manager that reads as a function

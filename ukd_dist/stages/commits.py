@@ -16,8 +16,7 @@ from ukd_dist import manifest
 from ukd_dist.attempts import ATTEMPTS, attempt_directory, attempt_numbers, reached
 from ukd_dist.errors import DataError
 from ukd_dist.manifest import FILENAME, Manifest
-
-_CHECKPOINT = "checkpoint"
+from ukd_dist.rundir import CHECKPOINTS
 
 
 def commit(member: Path, number: int, digest: str) -> None:
@@ -87,9 +86,9 @@ def _commit(member: Path, attempt: Path, made: Manifest) -> None:
         if (attempt / name).exists():
             (member / name).parent.mkdir(parents=True, exist_ok=True)
             (attempt / name).replace(member / name)
-    if (attempt / _CHECKPOINT).is_dir():
-        shutil.rmtree(member / _CHECKPOINT, ignore_errors=True)
-        (attempt / _CHECKPOINT).replace(member / _CHECKPOINT)
+    if (attempt / CHECKPOINTS).is_dir():
+        shutil.rmtree(member / CHECKPOINTS, ignore_errors=True)
+        (attempt / CHECKPOINTS).replace(member / CHECKPOINTS)
     for directory in {member, *((member / name).parent for name in made.files)}:
         _sync(directory)
     (attempt / FILENAME).replace(member / FILENAME)

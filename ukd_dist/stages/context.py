@@ -16,7 +16,7 @@ from ukd_dist.cluster import Job, RayCluster
 from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Bar, Progress
-from ukd_dist.rundir import RunDirectory
+from ukd_dist.rundir import CHECKPOINTS, RunDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Context:
         try:
             if manifest.finished(directory, kind, settings, inputs):
                 return True
-            for begun in ("checkpoint/*", f"{ATTEMPTS}/*/checkpoint/*"):
+            for begun in (f"{CHECKPOINTS}/*", f"{ATTEMPTS}/*/{CHECKPOINTS}/*"):
                 for checkpoint in directory.glob(begun):
                     with suppress(DataError):  # a damaged one is passed over when training resumes
                         manifest.finished(checkpoint, "checkpoint", settings, inputs)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,58 +22,9 @@ from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
 from ukd_dist.stages.fleet import is_quorum
 from ukd_dist.stages.pairing import Member, Pair, pairs
-from ukd_dist.stages.tables import write_changed, write_table
+from ukd_dist.stages.results import Result, Subject, member_digest, read_result, write_result, write_results
 from ukd_dist.training.inference import WEIGHTS, infer, load_weights
 from ukd_dist.training.setup import build_network, prepare_device
-
-RESULT = "result.json"
-FUSIONS = "fusions.json"
-RESULTS_CSV = "results.csv"
-_COLUMNS = ("kind", "id", "name", "modality", "seed", "target", "top1", "correct", "clips")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is evaluated.
-
-    Attributes:
-        kind: teacher, student or fusion.
-        id: Member id, or the fusion's name and seed.
-        name: Name in tables.
-        modality: Modality; of a fusion both.
-        seed: Seed of the training.
-        target: Name of a student's target, or empty.
-        of: Digest of what was evaluated; of a fusion both, joined by '+'.
-        views: Name of the views that were seen of each video; of a fusion both, where they differ.
-    """
-
-    kind: str
-    id: str
-    name: str
-    modality: str
-    seed: int
-    target: str = ""
-    of: str
-    views: str = CENTRE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result(Subject):
-    """Accuracy on the test rows.
-
-    Attributes:
-        top1: Share of test clips whose largest score is the label's.
-        correct: Their number.
-        clips: Test clips.
-        per_class: Class name -> top-1 of its clips, or None where it has none.
-        confusion: Rows are labels, columns predictions.
-    """
-
-    top1: float
-    correct: int
-    clips: int
-    per_class: dict[str, float | None]
-    confusion: list[list[int]]
 
 
 def evaluate(context: Context) -> None:
@@ -123,58 +71,6 @@ def score(scores_nc: torch.Tensor, shards: ShardSet, subject: Subject) -> Result
     )
 
 
-def write_results(run: RunDirectory, results: Sequence[Result]) -> bool:
-    """Write report/fusions.json, every fusion whole, and report/results.csv, a row of each result.
-
-    Returns:
-        Whether anything changed.
-    """
-    fused = [asdict(result) for result in results if result.kind == "fusion"]
-    changed = [
-        write_changed(run.report / FUSIONS, json.dumps(fused, indent=1).encode()),
-        write_table(run.report / RESULTS_CSV, _COLUMNS, map(asdict, results)),
-    ]
-    return any(changed)
-
-
-def read_result(directory: Path) -> Result | None:
-    """A member's result, or None where it has not been evaluated since it was made."""
-    path = directory / RESULT
-    found = manifest.read(directory)
-    if found is None or not path.is_file():
-        return None
-    with _naming_damage(path):
-        result = Result(**json.loads(path.read_text(encoding="utf-8")))
-    return result if result.of == found.digest() else None
-
-
-def read_fusions(run: RunDirectory) -> list[Result]:
-    """The fusions that were evaluated, less those of a member that was made again since.
-
-    One of members that the experiment pairs no more is among them; its `of` differs from `fusions`'.
-    """
-    path = run.report / FUSIONS
-    if not path.is_file():
-        return []
-    with _naming_damage(path):
-        results = [Result(**document) for document in json.loads(path.read_text(encoding="utf-8"))]
-    teachers = (path.parent for path in run.root.glob(f"teachers/*/{manifest.FILENAME}"))
-    members = [*run.finished_students(), *teachers]
-    digests = {_digest(directory) for directory in members}
-    return [result for result in results if digests.issuperset(result.of.split("+"))]
-
-
-@contextmanager
-def _naming_damage(path: Path) -> Iterator[None]:
-    """Name the file of results that cannot be read."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{path} is damaged ({error})", expected="what `ukd evaluate` wrote", action=f"remove {path}"
-        ) from error
-
-
 def fusions(run: RunDirectory, experiment: Experiment) -> list[tuple[Subject, Pair]]:
     """Each fusion that the experiment asks for and the two members that it fuses."""
     found = []
@@ -186,7 +82,7 @@ def fusions(run: RunDirectory, experiment: Experiment) -> list[tuple[Subject, Pa
             name=name,
             modality="+".join(member.settings.modality for member in pair),
             seed=seed,
-            of="+".join(_digest(describe(run, member)[3]) for member in pair),
+            of="+".join(member_digest(describe(run, member)[3]) for member in pair),
             views="+".join(views),
         )
         found.append((fused, pair))
@@ -262,7 +158,7 @@ def _infer_students(context: Context) -> None:
     jobs, views = [], context.experiment.evaluate.views
     for member in context.experiment.students:
         directory = run.student(member.id)
-        inputs = {"student": _digest(directory)}
+        inputs = {"student": member_digest(directory)}
         if not context.finished(directory / "logits", "logits", logits_settings(views), inputs):
             arguments = (run.root, member, views, context.experiment.cluster.shard_cache)
             jobs.append(Job(member.id, infer_student, arguments, member.settings.resources))
@@ -273,12 +169,6 @@ def _infer_students(context: Context) -> None:
             if outcome.error is not None:
                 raise outcome.error
             bar.advance()
-
-
-def _digest(directory: Path) -> str:
-    """What a member's result is bound to; empty where it is not trained."""
-    found = manifest.read(directory)
-    return found.digest() if found else ""
 
 
 def _evaluate_member(run: RunDirectory, shards: ShardSet, member: Member, of_students: Views) -> Result:
@@ -294,11 +184,11 @@ def _evaluate_member(run: RunDirectory, shards: ShardSet, member: Member, of_stu
         modality=member.settings.modality,
         seed=member.settings.seed,
         target=target,
-        of=_digest(directory),
+        of=member_digest(directory),
         views=views,
     )
     result = score(_test_logits(directory, shards), shards, subject)
-    manifest.write_atomically(directory / RESULT, json.dumps(asdict(result), indent=1).encode())
+    write_result(directory, result)
     return result
 
 

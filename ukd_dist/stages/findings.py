@@ -16,8 +16,9 @@ from typing import Any
 from ukd_dist.attempts import with_history
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, content, digest
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.evaluate import Result, describe, fusions, read_result
-from ukd_dist.stages.evaluate import read_fusions as read_fusion_results
+from ukd_dist.stages.evaluate import describe, fusions
+from ukd_dist.stages.results import Result, read_result
+from ukd_dist.stages.results import read_fusions as read_fusion_results
 from ukd_dist.stages.statistics import Estimate, estimate, standard_error
 from ukd_dist.status import MemberStatus, read_status
 from ukd_dist.training.history import Epoch, read_epochs

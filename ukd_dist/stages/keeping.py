@@ -14,9 +14,8 @@ from pathlib import Path
 from ukd_dist import manifest
 from ukd_dist.attempts import ATTEMPTS
 from ukd_dist.config import Keep
+from ukd_dist.rundir import CHECKPOINTS
 from ukd_dist.training.inference import WEIGHTS
-
-CHECKPOINTS = "checkpoint"
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ import numpy.typing as npt
 import torch
 
 from ukd_dist.data.clips import EncodedBatch, decode
+from ukd_dist.data.components import encode_sample
 from ukd_dist.data.modalities import stored_codec
-from ukd_dist.data.shards import Sample, encode_sample
+from ukd_dist.data.shards import Sample
 from ukd_dist.data.sources.lists import VIDEO_SUFFIXES
 from ukd_dist.data.streams import check_cpu_decodes, copy_stream
 from ukd_dist.data.video import probe, stored_size

@@ -20,9 +20,9 @@ from ukd_dist import __version__, manifest
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.charts import SHARE, Curve, Scale, line_chart, style
-from ukd_dist.stages.evaluate import Result
 from ukd_dist.stages.findings import Group, Member, compare, costs, flat, read_fusions, read_groups
 from ukd_dist.stages.provenance import read_origins, write_origins
+from ukd_dist.stages.results import Result
 from ukd_dist.stages.studied import Study, read_study
 from ukd_dist.stages.summary import is_telling, summarise, write_summary
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status

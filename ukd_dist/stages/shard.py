@@ -12,7 +12,6 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +20,23 @@ import numpy as np
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.data import synthetic
+from ukd_dist.data.components import encode_sample
 from ukd_dist.data.modalities import FLOW_LEVELS
-from ukd_dist.data.shards import (
-    SAMPLES,
-    SPLITS,
-    Sample,
-    SplitName,
-    encode_sample,
-    samples_csv,
-    shard_name,
-    write_shard,
-)
-from ukd_dist.data.sources import ListedVideo, Source, read_source
-from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
+from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, SplitName, samples_csv, shard_name, write_shard
+from ukd_dist.data.sources import Source, read_source
+from ukd_dist.data.video import stored_size
 from ukd_dist.data_config import Codec, Data, Encoding, Modality, Split, Synthetic
 from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.progress import Bar
 from ukd_dist.rundir import REJECTS
 from ukd_dist.stages.context import Context
+from ukd_dist.stages.probing import Verdict, check_rejects, probe_all, write_rejects
 from ukd_dist.stages.reduce import weighting_of
 
 PLAN = "plan.json"
-_PROBES_PER_TASK = 32
 # Streams of random numbers that shuffle the splits. Not their places in SPLITS: shards keep their bytes.
 _ORDER: dict[SplitName, int] = {"train": 0, "test": 1, "validation": 2}
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What probing one video showed: its figures, or the reason of its rejection."""
-
-    video: ListedVideo
-    info: VideoInfo | None
-    reason: str = ""
-    detail: str = ""
 
 
 def shard(context: Context) -> None:
@@ -75,11 +56,11 @@ def shard(context: Context) -> None:
     if context.finished(directory, "shards", settings, inputs):
         return
     claim(directory, settings, inputs)
-    verdicts = {split: _probe_all(context, listed) for split in SPLITS if (listed := getattr(source, split))}
+    verdicts = {split: probe_all(context, listed) for split in SPLITS if (listed := getattr(source, split))}
     probed = [verdict for of_split in verdicts.values() for verdict in of_split]
     rejects = [verdict for verdict in probed if verdict.info is None]
-    _write_rejects(directory, rejects)
-    _check_rejects(rejects, len(probed), data.max_rejected, directory)
+    write_rejects(directory, rejects)
+    check_rejects(rejects, len(probed), data.max_rejected, directory)
     samples = [s for split in verdicts for s in _number(split, verdicts[split], source.classes, data)]
     _drop_other_rows(directory, samples_csv(s for s, _ in samples))
     _write_all(context, samples, {v.video.key: v.video.path for v in probed}, data)
@@ -167,48 +148,6 @@ def claim(directory: Path, settings: dict[str, Any], inputs: dict[str, str]) -> 
         _log.warning("dropping unfinished shards in %s, which were begun with other settings", directory)
         shutil.rmtree(directory)
     manifest.write_atomically(path, plan)
-
-
-def _probe_all(context: Context, videos: Sequence[ListedVideo]) -> list[Verdict]:
-    chunks = [videos[i : i + _PROBES_PER_TASK] for i in range(0, len(videos), _PROBES_PER_TASK)]
-    jobs = [Job(f"probe-{i}", probe_videos, (chunk,)) for i, chunk in enumerate(chunks)]
-    found: dict[str, Verdict] = {}
-    with context.progress.bar("probing", len(videos), "videos") as bar:
-        for outcome in context.cluster.run(jobs):
-            if outcome.error is not None:
-                raise outcome.error
-            found.update({verdict.video.key: verdict for verdict in outcome.value})
-            bar.update(len(found))
-    return [found[video.key] for video in videos]
-
-
-def probe_videos(videos: Sequence[ListedVideo]) -> list[Verdict]:
-    """Decode each video once (a Ray task)."""
-    verdicts = []
-    for video in videos:
-        try:
-            verdicts.append(Verdict(video, probe(video.path)))
-        except RejectedVideoError as error:
-            verdicts.append(Verdict(video, None, error.reason, error.detail))
-    return verdicts
-
-
-def _write_rejects(directory: Path, rejects: Sequence[Verdict]) -> None:
-    lines = [
-        json.dumps({"key": v.video.key, "file": v.video.path.name, "reason": v.reason, "detail": v.detail})
-        for v in rejects
-    ]
-    manifest.write_atomically(directory / REJECTS, "".join(line + "\n" for line in lines).encode())
-
-
-def _check_rejects(rejects: Sequence[Verdict], listed: int, allowed: float, directory: Path) -> None:
-    if len(rejects) > allowed * listed:
-        first = rejects[0]
-        raise DataError(
-            f"{len(rejects)} of {listed} videos cannot be used, first {first.video.path}: {first.detail}",
-            expected=f"at most {allowed:.1%} (data.max_rejected)",
-            action=f"see {directory / REJECTS}; mend the videos or raise data.max_rejected",
-        )
 
 
 def _number(
