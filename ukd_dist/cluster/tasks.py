@@ -100,6 +100,11 @@ class Tasks:
             del self._running[reference]
             self._cancel(reference)
 
+    def withdraw(self) -> None:
+        """Forget the jobs that are not submitted."""
+        self._delayed.clear()
+        self._queues.clear()
+
     def submitted(self) -> list[str]:
         """Names of the jobs that run, or wait at Ray for their turn."""
         return [job.name for job in self._running.values()]
