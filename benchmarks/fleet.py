@@ -5,7 +5,8 @@ On four Ray nodes of one CPU each on this machine, in one run:
 - overhead: 1,000 members whose training is nothing (an attempt's directory, heartbeat, one small file, its
   manifest, the coordinator's commit), in processes of their own as teachers are, and in processes that are
   used again: seconds of the whole times the slots, over members; and the coordinator's peak memory;
-- status, resume: `ukd status` and `ukd teach` of a root with 1,000 finished teachers, whole commands.
+- status, resume: `ukd status` and `ukd teach` of a root with 1,000 finished teachers, which have a history of
+  30 epochs and the record of one attempt each, whole commands.
 
 Prints one JSON line and keeps it in benchmarks/results/fleet.json. `--small` takes 40 members, to see that
 the script runs, and keeps nothing.
@@ -26,7 +27,7 @@ import torch
 from record import RESULTS, claim_of, commit, hardware, parser, save
 
 from ukd_dist import manifest
-from ukd_dist.attempts import attempt_directory
+from ukd_dist.attempts import Attempt, attempt_directory, now, record
 from ukd_dist.cluster import Job, RayCluster
 from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
@@ -35,10 +36,11 @@ from ukd_dist.data_config import Encoding
 from ukd_dist.experiment import resolved
 from ukd_dist.heartbeat import Heart
 from ukd_dist.resolution import parse
-from ukd_dist.rundir import RunDirectory
+from ukd_dist.rundir import HISTORY, RunDirectory
 from ukd_dist.stages.members import Member, Members
+from ukd_dist.training.loop import Epoch, write_history
 
-MEMBERS, NODES, CLASSES, ROWS = 1000, 4, 11, 22
+MEMBERS, NODES, CLASSES, ROWS, EPOCHS = 1000, 4, 11, 22, 30
 REPEATS = 5
 RESULT = RESULTS / "fleet.json"
 EXPERIMENT = """
@@ -64,7 +66,7 @@ def main() -> None:
             for way, fresh in (("own_processes", True), ("used_again", False))
         }
         seconds = measure_commands(Path(scratch) / "finished", count)
-    record = {
+    figures = {
         "claim": claim_of(__doc__),
         "command": "python benchmarks/fleet.py",
         "commit": commit(),
@@ -76,9 +78,9 @@ def main() -> None:
         "repeats": REPEATS,
         "command_seconds": seconds,
     }
-    print(json.dumps(record))
+    print(json.dumps(figures))
     if not small:
-        save(RESULT, record)
+        save(RESULT, figures)
 
 
 def measure_overhead(folder: Path, count: int, fresh: bool) -> float:
@@ -135,8 +137,12 @@ def finish_teachers(file: Path) -> None:
                 path, logits_nc, shards.rows["train"], "train", view="centre", trained_on=none
             )
         }
+        write_history(
+            directory, [Epoch(n + 1, {"total": 1.5}, 0.5, 0.1, 20.0, 1.0, ROWS, 2**30) for n in range(EPOCHS)]
+        )
+        record(directory, [Attempt(1, "host", "node", now(), now(), "done")])
         inputs, settings = {"shards": shards.digest}, resolved(member.settings)
-        manifest.commit(directory, "teacher", settings, inputs, list(checks), {CHECKS: checks})
+        manifest.commit(directory, "teacher", settings, inputs, [*checks, HISTORY], {CHECKS: checks})
 
 
 def finish_shards(directory: Path) -> ShardSet:

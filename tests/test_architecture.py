@@ -95,6 +95,7 @@ ANYWHERE_IN = {
     "webdataset": {"data/shards.py"},
     "wds2idx": {"data/shards.py"},
     "safetensors": {
+        "data/captured.py",
         "data/foreign.py",
         "data/knowledge.py",
         "data/rowarray.py",

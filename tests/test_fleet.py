@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ from ukd_dist.cluster import Job, RayCluster, current_node
 from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, NotFiniteError, PreemptedError, UkdError
-from ukd_dist.heartbeat import BEAT_SECONDS, Heart, read_beat
+from ukd_dist.heartbeat import BEAT_SECONDS, STOP, Heart, read_beat
 from ukd_dist.rundir import ERROR
 from ukd_dist.stages.members import CRASH, Member, Members
 from ukd_dist.stages.teach import Work, train_teacher
@@ -237,6 +238,30 @@ def test_a_teacher_killed_within_an_epoch_ends_with_the_bytes_of_an_undisturbed_
     assert (lost.outcome, done.outcome) == ("lost", "done")
     assert lost.reached == done.began_from != ""
     assert test_attempts_teach.made(study) == test_attempts_teach.made(quiet)
+
+
+@pytest.mark.parametrize(("interruptions", "grace_seconds"), [(1, 1.0), (2, 60.0)])
+def test_a_member_that_does_not_stop_when_it_is_asked_to_holds_nobody_up(
+    cluster: RayCluster, tmp_path: Path, interruptions: int, grace_seconds: float
+) -> None:
+    attempt = attempt_directory(tmp_path / "freezes", 1)
+
+    def interrupt() -> None:
+        test_attempts_teach.wait_until(lambda: (beat := read_beat(attempt)) and beat.phase == "training")
+        for number in range(interruptions):
+            time.sleep(2 * number)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        Members(cluster, 600.0, grace_seconds=grace_seconds).run([member(tmp_path, "freezes")], lambda: None)
+    beat = read_beat(attempt)
+    assert beat is not None
+    test_attempts_teach.wait_until(lambda: not psutil.pid_exists(beat.pid), seconds=20.0)
+    interrupter.join()
+    assert (attempt / STOP).exists()
+    assert read_attempts(tmp_path / "freezes") == []
 
 
 def step_until_asked(drained: Path, head: str, heart: Heart, attempt: Path) -> None:

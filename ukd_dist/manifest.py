@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ukd_dist.errors import DataError, MismatchError
 
@@ -245,11 +245,18 @@ def naming(path: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, payload: bytes) -> None:
     """Write a file so that a reader, or a run after a crash, sees all of it or none."""
+    with writing_atomically(path) as file:
+        file.write(payload)
+
+
+@contextmanager
+def writing_atomically(path: Path) -> Iterator[BinaryIO]:
+    """As `write_atomically`, piece by piece: the file is there once the block is left without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with naming(path), partial.open("wb") as file:
-            file.write(payload)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -61,6 +61,21 @@ def print_study(study: Study) -> None:
     )
 
 
+def print_members(members: Sequence[MemberStatus]) -> None:
+    """Print a line of each member's progress, however narrow the terminal is; there may be a thousand."""
+    lines = [["kind", "id", "state", "epochs", "train top-1", "time", "attempt", "error"]]
+    for m in members:
+        epochs = f"{m.epoch}/{m.epochs}" if m.epochs else ""
+        accuracy = f"{m.accuracy:.1%}" if m.accuracy is not None else ""
+        seconds = f"{m.seconds:.0f} s" if m.seconds else ""
+        if m.eta_seconds is not None:
+            seconds += f" +{m.eta_seconds:.0f} s"
+        attempt = f"{m.attempt} {m.host}" if m.attempt else ""
+        error = " ".join(m.error.split())
+        lines.append([m.kind, m.id, m.state, epochs, accuracy, seconds, attempt, error])
+    _print_aligned(lines)
+
+
 def print_collection(collection: Collection, *, dropped: bool) -> None:
     """Print how much of each kind is dropped, or would be."""
     kinds: dict[str, list[int]] = {}
@@ -148,21 +163,6 @@ def _print_aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) ->
             for column, (word, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
-
-
-def members_table(members: Sequence[MemberStatus]) -> Table:
-    """A line of each member's progress."""
-    columns = ("kind", "id", "state", "epochs", "train top-1", "time", "attempt", "error")
-    table = Table(*columns, box=None, pad_edge=False)
-    for m in members:
-        epochs = f"{m.epoch}/{m.epochs}" if m.epochs else ""
-        accuracy = f"{m.accuracy:.1%}" if m.accuracy is not None else ""
-        seconds = f"{m.seconds:.0f} s" if m.seconds else ""
-        if m.eta_seconds is not None:
-            seconds += f" +{m.eta_seconds:.0f} s"
-        attempt = f"{m.attempt} {m.host}" if m.attempt else ""
-        table.add_row(m.kind, m.id, m.state, epochs, accuracy, seconds, attempt, m.error)
-    return table
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

@@ -31,7 +31,6 @@ REJECTS = "rejects.jsonl"  # of the shards
 # In a member's directory, and in an attempt's.
 CHECKPOINTS = "checkpoint"
 HISTORY = "history.jsonl"
-CHECKPOINTS = "checkpoint"
 ERROR = "error.json"
 
 

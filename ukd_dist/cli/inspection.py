@@ -9,7 +9,7 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json, Overrides, Place, Root
-from ukd_dist.printing import console, findings_table, members_table, print_answer
+from ukd_dist.printing import console, findings_table, print_answer, print_members
 
 
 def status(root: Root, as_json: Json = False, debug: Debug = False) -> None:
@@ -22,7 +22,7 @@ def status(root: Root, as_json: Json = False, debug: Debug = False) -> None:
         if as_json:
             print_answer([asdict(member) for member in members], as_json)
             return
-        console().print(members_table(members))
+        print_members(members)
 
 
 def report(root: Root, as_json: Json = False, debug: Debug = False) -> None:

@@ -62,13 +62,24 @@ def require(nodes: Sequence[Node], resources: Resources, count: int = 1) -> None
     """
     if sum(copies(node, resources) for node in nodes) >= count:
         return
-    have = ", ".join(_amounts(node.cpus, node.gpus, node.memory_gib, node.labels) for node in nodes)
-    wanted = _amounts(resources.cpus, resources.gpus, resources.memory_gib, resources.node_labels)
     raise ResourceError(
-        f"{count} x ({wanted}) were asked for, but the cluster's {len(nodes)} nodes have {have}",
+        f"{count} x ({amounts_of(resources)}) were asked for, but {describe(nodes)}",
         expected="nodes with that much",
         action="lower resources or workers in the experiment, or add nodes",
     )
+
+
+def describe(nodes: Sequence[Node]) -> str:
+    """What the nodes have, in words."""
+    if not nodes:
+        return "the cluster has no nodes"
+    have = ", ".join(_amounts(node.cpus, node.gpus, node.memory_gib, node.labels) for node in nodes)
+    return f"the cluster's {len(nodes)} nodes have {have}"
+
+
+def amounts_of(resources: Resources) -> str:
+    """What a process asks for, in words."""
+    return _amounts(resources.cpus, resources.gpus, resources.memory_gib, resources.node_labels)
 
 
 def _node(found: Mapping[str, Any]) -> Node:

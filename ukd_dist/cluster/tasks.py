@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ukd_dist.cluster.failures import Failure, classify
-from ukd_dist.cluster.nodes import alive_nodes, copies
+from ukd_dist.cluster.nodes import Node, alive_nodes, copies
+from ukd_dist.cluster.waiting import Waiting, Wanted
 from ukd_dist.cluster.worker import run_job
 from ukd_dist.cluster_config import Resources
 from ukd_dist.errors import UkdError
@@ -19,7 +22,8 @@ from ukd_dist.errors import UkdError
 ONE_CPU = Resources(cpus=1)
 _POLL_SECONDS = 0.5
 _WINDOW = 2  # tasks submitted beyond those that can run, so that no worker waits for the coordinator
-_SLOTS_SECONDS = 5.0  # how long it is believed how many can run: nodes come and go
+_NODES_SECONDS = 5.0  # how long it is believed which nodes there are: they come and go
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,9 @@ class Tasks:
         self._delayed: list[tuple[float, int, Job]] = []
         self._running: dict[Any, Job] = {}
         self._order = 0
-        self._slots: dict[str, int] = {}
-        self._slots_known = -_SLOTS_SECONDS
+        self._nodes: list[Node] = []
+        self._looked = -math.inf
+        self._waiting = Waiting()
 
     def __bool__(self) -> bool:
         return bool(self._running or self._delayed or any(self._queues.values()))
@@ -100,6 +105,11 @@ class Tasks:
             del self._running[reference]
             self._cancel(reference)
 
+    def withdraw(self) -> None:
+        """Forget the jobs that are not submitted."""
+        self._delayed.clear()
+        self._queues.clear()
+
     def submitted(self) -> list[str]:
         """Names of the jobs that run, or wait at Ray for their turn."""
         return [job.name for job in self._running.values()]
@@ -108,6 +118,7 @@ class Tasks:
         """Submit what has its turn, and wait a moment for outcomes."""
         import ray
 
+        self._look_at_nodes()
         self._submit_due()
         if not self._running:
             time.sleep(_POLL_SECONDS)
@@ -129,19 +140,32 @@ class Tasks:
         active = Counter(job.kind for job in self._running.values())
         # The more urgent kinds first: Ray takes tasks that fit in the order in which they came.
         for kind, queue in sorted(self._queues.items(), key=lambda item: item[1][:1]):
-            while queue and active[kind] < self._slots_of(queue[0][2]) + _WINDOW:
+            room = self._slots_of(queue[0][2]) + _WINDOW if queue else 0
+            while queue and active[kind] < room:
                 job = heapq.heappop(queue)[2]
                 self._running[self._submit(job)] = job
                 active[kind] += 1
 
     def _slots_of(self, job: Job) -> int:
         """How many jobs of a kind run at once when the cluster has nothing else to do."""
-        if time.monotonic() - self._slots_known > _SLOTS_SECONDS:
-            self._slots.clear()
-            self._slots_known = time.monotonic()
-        if job.kind not in self._slots:
-            self._slots[job.kind] = sum(copies(node, job.resources) for node in alive_nodes())
-        return self._slots[job.kind]
+        return sum(copies(node, job.resources) for node in self._nodes)
+
+    def _look_at_nodes(self) -> None:
+        """See which nodes there are, now and then, and say what none of them can run."""
+        if time.monotonic() - self._looked < _NODES_SECONDS:
+            return
+        self._nodes, self._looked = alive_nodes(), time.monotonic()
+        for line in self._waiting.look(self._wanted(), self._nodes, self._looked):
+            _log.warning(line)
+
+    def _wanted(self) -> dict[str, Wanted]:
+        """What is submitted or has its turn, by its kind."""
+        jobs: dict[str, list[Job]] = {}
+        for job in self._running.values():
+            jobs.setdefault(job.kind, []).append(job)
+        for kind, queue in self._queues.items():
+            jobs.setdefault(kind, []).extend(job for *_, job in queue)
+        return {kind: Wanted(of[0].resources, of[0].name, len(of)) for kind, of in jobs.items() if of}
 
     def _submit(self, job: Job) -> Any:
         resources = job.resources

@@ -10,7 +10,7 @@ knowledge (spectra of features) is a further tensor over rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors.torch import save
 
 from ukd_dist import manifest
 from ukd_dist.clip_config import Views
-from ukd_dist.data.rowarray import Checks, RowArray, open_arrays
+from ukd_dist.data.rowarray import Blocks, Checks, RowArray, open_arrays, write_blocks
 from ukd_dist.data.shards import Rows, SplitName
 from ukd_dist.errors import DataError, MismatchError
 
@@ -70,18 +70,48 @@ def write_logits(
         DataError: A logit of a covered row is not finite.
     """
     tensors = {LOGITS: logits.contiguous(), TRAINED_ON: trained_on}
-    finite = torch.isfinite(logits).flatten(1).all(dim=1)
     if covers is not None and not covers.all():
         tensors |= {LOGITS: logits.masked_fill(~covers.unsqueeze(1), torch.nan), COVERS: covers}
-        finite |= ~covers
-    if not finite.all():
-        first = int((~finite).nonzero()[0])
+    refuse_not_finite(path, logits, rows.keys, covers)
+    return _write(path, tensors, rows, {"split": split, "view": view})
+
+
+def refuse_not_finite(
+    path: Path, logits: torch.Tensor, keys: Sequence[str], covers: torch.Tensor | None = None
+) -> None:
+    """Refuse logits that are not finite on a row that is covered; `keys` name their rows.
+
+    Raises:
+        DataError: Some are not; names the first.
+    """
+    wrong = ~torch.isfinite(logits).flatten(1).all(dim=1)
+    if covers is not None:
+        wrong &= covers
+    if wrong.any():
         raise DataError(
-            f"{int((~finite).sum())} rows for {path} are not finite, first '{rows.keys[first]}'",
+            f"{int(wrong.sum())} rows for {path} are not finite, first '{keys[int(wrong.nonzero()[0])]}'",
             expected="finite logits",
             action="train with a lower learning rate",
         )
-    return _write(path, tensors, rows, {"split": split, "view": view})
+
+
+def join_logits(
+    path: Path,
+    blocks: Iterable[torch.Tensor],
+    shape: tuple[int, ...],
+    rows: Rows,
+    split: SplitName,
+    *,
+    view: str,
+    trained_on: torch.Tensor,
+) -> Checks:
+    """Write finite float32 logits of `shape` that come in blocks of rows, as `write_logits` writes them."""
+    assert shape[0] == len(trained_on) == len(rows)
+    tensors = {
+        LOGITS: Blocks(shape, torch.float32, blocks),
+        TRAINED_ON: Blocks((len(rows),), torch.bool, [trained_on]),
+    }
+    return write_blocks(path, tensors, {METADATA: _entry(rows, {"split": split, "view": view})})
 
 
 def write_target(
@@ -241,8 +271,11 @@ def open_unbound(path: Path, tensor: str, checks: Checks | None) -> tuple[dict[s
 def _write(path: Path, tensors: dict[str, torch.Tensor], rows: Rows, metadata: dict[str, Any]) -> Checks:
     for name, tensor in tensors.items():
         assert len(tensor) == len(rows), f"{name} has {len(tensor)} rows, the split {len(rows)}"
-    # One entry: safetensors writes several in no fixed order, and equal content must give equal bytes.
-    entry = json.dumps({**metadata, "keys_sha256": rows.digest, "schema": 1}, sort_keys=True)
-    payload = save(tensors, metadata={METADATA: entry})
+    payload = save(tensors, metadata={METADATA: _entry(rows, metadata)})
     manifest.write_atomically(path, payload)
     return Checks.of(payload)
+
+
+def _entry(rows: Rows, metadata: dict[str, Any]) -> str:
+    """What a file says of itself: one entry, since safetensors writes several in no fixed order."""
+    return json.dumps({**metadata, "keys_sha256": rows.digest, "schema": 1}, sort_keys=True)

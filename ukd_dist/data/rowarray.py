@@ -11,7 +11,8 @@ safetensors: the header's length (8 bytes), the header (JSON), the tensors; all 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors import safe_open
 from xxhash import xxh3_64_digest, xxh3_64_hexdigest
 
 from ukd_dist.errors import DataError
+from ukd_dist.manifest import writing_atomically
 
 ROWS_PER_CHECK = 1024
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BOOL": torch.bool}
@@ -43,7 +45,7 @@ class Checks:
     rows: int = ROWS_PER_CHECK
 
     @classmethod
-    def of(cls, payload: bytes) -> Checks:
+    def of(cls, payload: bytes | mmap.mmap) -> Checks:
         """The checks of a file that holds `payload`."""
         content = memoryview(payload)
         size = _LENGTH_BYTES + int.from_bytes(payload[:_LENGTH_BYTES], "little")
@@ -144,6 +146,44 @@ class RowArray:
             return False
         begin = row // self.rows_per_check * _DIGEST_BYTES
         return xxh3_64_digest(part) != self.digests[begin : begin + _DIGEST_BYTES]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A tensor that is never whole in memory: blocks of rows on the CPU, one after another."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    blocks: Iterable[torch.Tensor]
+
+
+def write_blocks(path: Path, tensors: Mapping[str, Blocks], metadata: Mapping[str, str]) -> Checks:
+    """Write a file atomically, of the very bytes that safetensors' `save` gives of whole tensors.
+
+    Args:
+        path: The file.
+        tensors: In safetensors' order: wider numbers first, then by name.
+        metadata: Its entries.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    names, end = {dtype: name for name, dtype in DTYPES.items()}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + prod(tensor.shape) * tensor.dtype.itemsize
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": [begin, end],
+        }
+    entries = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    entries += b" " * (-len(entries) % _LENGTH_BYTES)
+    with writing_atomically(path) as file:
+        file.write(len(entries).to_bytes(_LENGTH_BYTES, "little") + entries)
+        for tensor in tensors.values():
+            for block in tensor.blocks:
+                file.write(block.contiguous().numpy().data)
+        assert file.tell() == _LENGTH_BYTES + len(entries) + end, f"{path}: blocks of another size"
+    with path.open("rb") as written, mmap.mmap(written.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return Checks.of(content)
 
 
 def open_arrays(path: Path, checks: Checks | None) -> tuple[dict[str, str], dict[str, RowArray]]:

@@ -36,7 +36,7 @@ def write_sums(directory: Path, begin: int, tensors: dict[str, torch.Tensor], wo
     entry = json.dumps({"begin": begin, "work": work}, sort_keys=True)
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     payload = save(whole, metadata={METADATA: entry})
-    path = directory / f"{begin:09d}-{_digest(payload)}.safetensors"
+    path = named(directory, begin, payload)
     manifest.write_atomically(path, payload)
     return path
 
@@ -45,7 +45,7 @@ def find_sums(directory: Path, begin: int, work: str) -> Path | None:
     """The undamaged file of the block that begins at a row, if there is one that sums this work."""
     for path in sorted(directory.glob(f"{begin:09d}-*.safetensors")):
         payload = path.read_bytes()
-        if _is_whole(path, payload) and _work(payload) == work:
+        if is_whole(path, payload) and work_of(payload) == work:
             return path
     return None
 
@@ -63,7 +63,7 @@ def read_sums(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         payload = path.read_bytes()
-        if not _is_whole(path, payload):
+        if not is_whole(path, payload):
             raise ValueError("its content is not what its name says")
         tensors: dict[str, torch.Tensor] = load(payload)
     except (OSError, ValueError, SafetensorError) as error:
@@ -90,15 +90,22 @@ def drop_unnamed(target: Path) -> None:
         (target / SUMS).rmdir()
 
 
-def _digest(payload: bytes) -> str:
-    return hashlib.sha256(payload).hexdigest()[:_DIGITS]
+def named(directory: Path, begin: int, payload: bytes) -> Path:
+    """Where the file of a block lies that begins at a row: its name tells its content's sha256 too."""
+    return directory / f"{begin:09d}-{_digest(payload)}.safetensors"
 
 
-def _is_whole(path: Path, payload: bytes) -> bool:
+def is_whole(path: Path, payload: bytes) -> bool:
+    """Whether a file's content is what its name says."""
     return path.stem.partition("-")[2] == _digest(payload)
 
 
-def _work(payload: bytes) -> str:
+def work_of(payload: bytes) -> str:
+    """Which work the file of a block says that it belongs to."""
     size = int.from_bytes(payload[:8], "little")
     header = json.loads(payload[8 : 8 + size])
     return str(json.loads(header["__metadata__"][METADATA])["work"])
+
+
+def _digest(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()[:_DIGITS]

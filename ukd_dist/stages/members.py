@@ -35,6 +35,7 @@ from ukd_dist.stages.verdicts import Ended, judge
 CRASH = "crash.txt"  # of an attempt: what Python says when its process gets SIGSEGV or the like
 _WATCH_SECONDS = 2.0
 _STARTING = 3  # times as long as between steps until the first one: shards are copied, videos decoded
+_GRACE_SECONDS = 20.0  # for a step and a checkpoint, where the coordinator is asked to stop
 _log = logging.getLogger(__name__)
 
 
@@ -85,42 +86,79 @@ class Members:
         cluster: Where they run.
         hang_seconds: After how long without a step an attempt is given up.
         keep: What stays on disk of a finished one.
+        grace_seconds: How long attempts may take to end after Ctrl-C or `ukd cancel`.
     """
 
-    def __init__(self, cluster: RayCluster, hang_seconds: float, keep: Keep = "all") -> None:
+    def __init__(
+        self,
+        cluster: RayCluster,
+        hang_seconds: float,
+        keep: Keep = "all",
+        grace_seconds: float = _GRACE_SECONDS,
+    ) -> None:
         self._cluster = cluster
         self._hang_seconds = hang_seconds
         self._keep = keep
+        self._grace_seconds = grace_seconds
         self._courses: dict[str, _Course] = {}
         self._watched = 0.0
+        self._stopping = False
         self.set_aside: dict[str, UkdError] = {}
 
     def run(self, members: Sequence[Member], while_waiting: Callable[[], None]) -> dict[str, UkdError]:
         """Run them; returns why each was set aside that was.
+
+        On a KeyboardInterrupt those that run may write a checkpoint first; on a second one they may not.
 
         Raises:
             ResourceError: No node has what a member asks for.
         """
         self._cluster.require([member.resources for member in members])
         with self._cluster.tasks() as tasks:
-            for member in members:
-                (member.directory / ERROR).unlink(missing_ok=True)
-                note_interrupted(member.directory)
-                self._courses[member.id] = _Course(member, member.resources)
-                self._begin(tasks, self._courses[member.id])
-            while tasks:
-                for outcome in tasks.poll():
-                    self._ended(tasks, self._courses[outcome.job.name], outcome)
-                if time.monotonic() - self._watched >= _WATCH_SECONDS:
-                    self._watched = time.monotonic()
-                    self._watch(tasks)
-                while_waiting()
+            try:
+                for member in members:
+                    (member.directory / ERROR).unlink(missing_ok=True)
+                    note_interrupted(member.directory)
+                    self._courses[member.id] = _Course(member, member.resources)
+                    self._begin(tasks, self._courses[member.id])
+                self._run(tasks, while_waiting)
+            except KeyboardInterrupt:
+                self._stop(tasks)
+                raise
         return self.set_aside
 
     @property
     def epochs(self) -> float:
         """Epochs that all members are through."""
         return sum(course.epoch for course in self._courses.values())
+
+    def _run(self, tasks: Tasks, while_waiting: Callable[[], None]) -> None:
+        while tasks:
+            for outcome in tasks.poll():
+                self._ended(tasks, self._courses[outcome.job.name], outcome)
+            if time.monotonic() - self._watched >= _WATCH_SECONDS:
+                self._watched = time.monotonic()
+                self._watch(tasks)
+            while_waiting()
+
+    def _stop(self, tasks: Tasks) -> None:
+        """Ask every attempt that began to write a checkpoint and end, and wait for that, but not for ever."""
+        self._stopping = True
+        tasks.withdraw()
+        for name in tasks.submitted():
+            if read_beat(self._courses[name].attempt) is None:
+                tasks.cancel(name)
+            else:
+                ask_to_stop(self._courses[name].attempt)
+        if tasks:
+            message = (
+                "waiting for a checkpoint of each member that runs (%d), %g s at most; Ctrl-C again: not"
+            )
+            _log.warning(message, len(tasks.submitted()), self._grace_seconds)
+        deadline = time.monotonic() + self._grace_seconds
+        while tasks and time.monotonic() < deadline:
+            for outcome in tasks.poll():
+                self._ended(tasks, self._courses[outcome.job.name], outcome)
 
     def _begin(self, tasks: Tasks, course: _Course, delay_seconds: float = 0.0) -> None:
         course.number, course.started = new_attempt(course.member.directory), now()
@@ -167,6 +205,9 @@ class Members:
 
     def _failed(self, tasks: Tasks, course: _Course, kind: str, failure: Failure) -> None:
         beat, name, newest = course.beat, course.member.id, reached(course.attempt)
+        if self._stopping:
+            self._note(course, "interrupted" if kind == "preempted" else kind, failure.error.problem)
+            return
         course.past.append(
             Ended(
                 outcome=kind,

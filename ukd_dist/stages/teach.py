@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from ukd_dist import manifest
 from ukd_dist.attempts import attempt_directory, attempt_numbers
@@ -22,23 +20,24 @@ from ukd_dist.cluster import Job, current_node
 from ukd_dist.cluster_config import Resources
 from ukd_dist.config import Teacher
 from ukd_dist.data.folds import assign_folds
-from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
+from ukd_dist.data.knowledge import CHECKS, logits_name
 from ukd_dist.data.rowarray import Checks
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
-from ukd_dist.errors import IncompleteError, PreemptedError, TrainingError, UkdError
+from ukd_dist.errors import IncompleteError, TrainingError, UkdError
 from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.heartbeat import Heart
 from ukd_dist.manifest import Manifest
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import CHECKPOINTS, HISTORY, RunDirectory
+from ukd_dist.stages.capture import Capture, take_captured
 from ukd_dist.stages.commits import drop_attempts, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
 from ukd_dist.stages.keeping import keep_only
 from ukd_dist.stages.members import CRASH, Member, Members
 from ukd_dist.training.checkpoints import KEPT, Checkpoints
 from ukd_dist.training.engines import PlainEngine
-from ukd_dist.training.inference import WEIGHTS, infer, save_weights
+from ukd_dist.training.inference import WEIGHTS, save_weights
 from ukd_dist.training.loop import Supervision, train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
 
@@ -110,7 +109,9 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
     model = build_network(settings, len(shards.classes))
     trained_on, inputs = rows_trained_on(shards, settings), {"shards": shards.digest}
     checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs)
-    checkpoints.take(_earlier(attempt))
+    earlier = _earlier(attempt)
+    take_captured(attempt, earlier)  # first: attempts whose checkpoints were taken over may be dropped
+    checkpoints.take(earlier)
     began = checkpoints.latest()
     heart.begin(began.name if any(began) else "")
     with Recorder(run.metrics, run=work.run_name, stage="teach", member=work.member.id) as recorder:
@@ -133,43 +134,18 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
                 stop_asked=heart.stop_asked,
             ),
         )
-    checks = _write_logits(model, shards, settings, trained_on, attempt, heart)
     save_weights(model, attempt / WEIGHTS)
+    capture = Capture(model, shards, settings, attempt, heart, work.checkpoint_seconds)
+    checks = _capture(capture, shards, trained_on)
     files = [WEIGHTS, HISTORY, *checks]
     return manifest.commit(attempt, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
 
 
-def _write_logits(
-    model: nn.Module,
-    shards: ShardSet,
-    settings: Teacher,
-    trained_on: npt.NDArray[np.bool_],
-    attempt: Path,
-    heart: Heart,
-) -> dict[str, Checks]:
+def _capture(capture: Capture, shards: ShardSet, trained_on: npt.NDArray[np.bool_]) -> dict[str, Checks]:
     """Write a trained teacher's logits on every split; returns each file's checksums of rows."""
-    checks, batches = {}, 0
-
-    def on_batch() -> None:
-        nonlocal batches
-        batches += 1
-        heart.beat(phase="logits", step=batches)
-        if heart.stop_asked():
-            raise PreemptedError(
-                f"asked to stop after {batches} batches of logits",
-                expected="to go on to the last one",
-                action="run again: the training is kept",
-            )
-
-    device = next(model.parameters()).device
-    for split in shards.splits:
-        rows = shards.rows[split]
-        views = settings.views if split == "train" else settings.views.evaluated
-        logits = infer(model, shards, split, settings, device, views, on_batch)
-        seen = torch.from_numpy(trained_on) if split == "train" else torch.zeros(len(rows), dtype=torch.bool)
-        path = logits_path(attempt, split)
-        checks[logits_name(split)] = write_logits(path, logits, rows, split, view=views.name, trained_on=seen)
-    return checks
+    unseen = {split: np.zeros(len(shards.rows[split]), np.bool_) for split in shards.splits}
+    seen = {**unseen, "train": trained_on}
+    return {logits_name(split): capture.write(split, seen[split]) for split in shards.splits}
 
 
 def _earlier(attempt: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -29,24 +30,47 @@ def infer(
 ) -> torch.Tensor:
     """float32 logits on the CPU of every row, seen in `views`; default: at its centre.
 
-    No collective is used: a rank may call it alone. `on_batch` is called after every batch.
+    No collective is used: a rank may call it alone. `on_batch` is called before every batch.
 
     Returns:
         `[rows, classes]`, of several views their mean; of random views each one's, `[rows, views, classes]`.
     """
+    return torch.cat(list(infer_blocks(model, shards, split, settings, device, views, on_batch)))
+
+
+def infer_blocks(
+    model: nn.Module,
+    shards: ShardSet,
+    split: SplitName,
+    settings: Training,
+    device: torch.device,
+    views: Views | None = None,
+    on_batch: Callable[[], None] = lambda: None,
+    first_row: int = 0,
+) -> Iterator[torch.Tensor]:
+    """As `infer`, in blocks of `batch_size` rows, the last of which may be smaller.
+
+    `first_row`, where to begin, is the first one of a block, so that batches are the same as from row 0.
+    """
     views = views or Views()
+    assert first_row % settings.batch_size == 0, "another batch may give other bits"
     model.eval()
-    clips = evaluation_clips(shards, split, settings, device, views)
-    found = []
-    with torch.inference_mode():
-        for batch in clips:
-            found.append(model(batch.clips_bcthw).float().cpu())
+    first_batch = first_row // settings.batch_size * views.count
+    clips = evaluation_clips(shards, split, settings, device, views, first_batch)
+    while True:
+        found = []
+        for batch in islice(clips, views.count):
             on_batch()
-    logits = torch.cat(found)
-    if views.kind == "centre":
-        return logits
-    logits_nvc = logits.reshape(-1, views.count, logits.shape[-1])
-    return logits_nvc if views.kind == "random" else logits_nvc.double().mean(dim=1).float()
+            with torch.inference_mode():
+                found.append(model(batch.clips_bcthw).float().cpu())
+        if not found:
+            return
+        logits = torch.cat(found)
+        if views.kind == "centre":
+            yield logits
+            continue
+        logits_nvc = logits.reshape(-1, views.count, logits.shape[-1])
+        yield logits_nvc if views.kind == "random" else logits_nvc.double().mean(dim=1).float()
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

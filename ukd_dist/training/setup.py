@@ -127,15 +127,20 @@ def evaluation_clips(
     settings: Training,
     device: torch.device,
     views: Views | None = None,
+    first_batch: int = 0,
 ) -> Iterator[Clips]:
-    """Every row of a split once in each of its views; default: at its centre."""
+    """Every row of a split once in each of its views; default: at its centre.
+
+    `first_batch`: so many are passed over; nothing of them is decoded.
+    """
     rows = shards.rows[split]
+    batches = evaluation_batches(rows.frames, settings.clip, settings.batch_size, views, rows.portrait)
     return decode_clips(
         shards,
         split,
         settings.modality,
         settings.clip,
-        evaluation_batches(rows.frames, settings.clip, settings.batch_size, views, rows.portrait),
+        islice(batches, first_batch, None),
         batch_size=settings.batch_size,
         device=device,
         decoder=_decoder(settings, device),
