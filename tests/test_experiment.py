@@ -18,12 +18,13 @@ from pydantic import ValidationError
 
 from ukd_dist import pipeline
 from ukd_dist.clip_config import Views
-from ukd_dist.config import ExperimentFile, Student, Target, Teacher
+from ukd_dist.config import ExperimentFile, Student, Teacher
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.method.weighting import Method, Weighting
 from ukd_dist.resolution import load, parse
 from ukd_dist.settings import Settings
+from ukd_dist.target_config import Target
 
 STUDY = """
 name: study
@@ -124,10 +125,6 @@ def test_an_unknown_key_is_named_with_its_place_and_the_nearest_known_one(
 
 def test_a_key_like_no_other_is_to_be_removed() -> None:
     assert answer("data.clip.qqqq=1").endswith("remove it")
-
-
-def test_teachers_in_memory_have_no_key_of_their_own() -> None:
-    assert "students.runs[1]: unknown key 'teachers'" in answer("students.runs.1.teachers=2")
 
 
 # --- Values of the wrong type or range ---------------------------------------------------------------------
@@ -312,7 +309,7 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         (["data.views={kind: mean, clips: 2, seed: 4}"], "data.views: seed 4 with kind: mean, which has no"),
         (["data.views={kind: random, crops: 3}"], "data.views: crops 3 with kind: random, which has no use"),
         (["data.views={kind: mean}"], "data.views: kind: mean of one view; expected several clips or crops"),
-        (["students.runs.0.view=stored"], "students.runs[0]: view: stored without targets; expected view: f"),
+        (["students.runs.0.view=stored"], "students.runs[0]: view: stored with targets: none; expected view"),
         (
             ["teachers.fleet.1.fold=0"],
             "teacher x3d_tiny-rgb-s3 leaves out fold 0, but there is no data.folds",
@@ -414,8 +411,8 @@ def test_a_student_cannot_see_its_teachers_views_with_another_clip(
 ) -> None:
     teacher = study(RANDOM, STORED).teachers[0].id
     assert answer(RANDOM, STORED, f"students.runs.1.clip.{field}={value}") == (
-        f"study.yaml: student 'ukd' is to see what teacher {teacher} saw, and its clip.{field} is {shown}; "
-        f"expected equal clips with view: stored; give both the same clip.{field}, or set view: free"
+        f"study.yaml: student 'ukd' takes other clips than its teacher {teacher}: its clip.{field} is "
+        f"{shown}; expected equal clips with view: stored; give both the same clip.{field}, or set view: free"
     )
 
 
@@ -602,7 +599,9 @@ def test_every_setting_of_a_teacher_but_its_resources_changes_its_id(field: str)
     ]
 
 
-@pytest.mark.parametrize("field", sorted(Student.model_fields.keys() - {"resources", "targets"}))
+@pytest.mark.parametrize(
+    "field", sorted(Student.model_fields.keys() - {"resources", "targets", "teachers", "weighting"})
+)
 def test_every_setting_of_a_student_but_its_resources_changes_its_id(field: str) -> None:
     changed = study(f"students.runs.1.{field}={json.dumps(OTHER[field])}")
     assert changed.students[0].id == study().students[0].id
