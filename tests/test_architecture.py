@@ -36,7 +36,9 @@ VOCABULARY = {
     "progress",
     "resolution",
     "rundir",
+    "selection",
     "status",
+    "target_config",
 }
 
 # From the lowest to the highest. Neighbours on a line do not know each other, but those of the command line.

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.small_study import FOLDER, NO_VIDEOS, STUDY, TAKEN, answer, members, study
 from ukd_dist import pipeline
-from ukd_dist.config import ExperimentFile, Target
+from ukd_dist.config import ExperimentFile
 from ukd_dist.errors import UsageError
 from ukd_dist.method.weighting import Method, Weighting
 from ukd_dist.resolution import load, parse
+from ukd_dist.target_config import Target
 
 # --- What a file resolves to -------------------------------------------------------------------------------
 

@@ -47,8 +47,8 @@ def test_a_student_cannot_see_its_teachers_views_with_another_clip(
 ) -> None:
     teacher = study(RANDOM, STORED).teachers[0].id
     assert answer(RANDOM, STORED, f"students.runs.1.clip.{field}={value}") == (
-        f"study.yaml: student 'ukd' is to see what teacher {teacher} saw, and its clip.{field} is {shown}; "
-        f"expected equal clips with view: stored; give both the same clip.{field}, or set view: free"
+        f"study.yaml: student 'ukd' takes other clips than its teacher {teacher}: its clip.{field} is "
+        f"{shown}; expected equal clips with view: stored; give both the same clip.{field}, or set view: free"
     )
 
 

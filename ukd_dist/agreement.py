@@ -11,11 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.cluster_config import Cluster
-from ukd_dist.config import Evaluate, Selection, Student, Target, Teacher, Training
+from ukd_dist.config import Evaluate, Student, Teacher, Training
 from ukd_dist.data_config import Data
 from ukd_dist.errors import UsageError
-
-_SHOWN = 5
+from ukd_dist.target_config import Target
 
 
 def common_views(target: str, teachers: Mapping[str, Teacher], imported: Sequence[str], where: str) -> Views:
@@ -87,40 +86,34 @@ def check_view(student: Student, views: Views, teachers: Mapping[str, Teacher], 
             expected="logits of single views",
             action="set view: free, or change data.views.kind to random or centre",
         )
-    for teacher, settings in teachers.items():
-        for field in Clip.model_fields:
-            own, stored = getattr(student.clip, field), getattr(settings.clip, field)
-            if own != stored:
-                raise UsageError(
-                    f"{where}: student '{student.name}' is to see what teacher {teacher} saw, and its "
-                    f"clip.{field} is {own}, the teacher's {stored}",
-                    expected="equal clips with view: stored",
-                    action=f"give both the same clip.{field}, or set view: free",
-                )
+    check_clips(student, teachers, "with view: stored", "set view: free", where)
 
 
-def check_selection(
-    target: str, selection: Selection, teachers: Mapping[str, Teacher], imported: Sequence[str], where: str
+def check_clips(
+    student: Student, teachers: Mapping[str, Teacher], when: str, otherwise: str, where: str
 ) -> None:
-    """Refuse a selection by what no teacher has: the others that it names would pass for all.
+    """Refuse a student that is to see what its teachers see, and takes other clips.
+
+    Args:
+        student: The student.
+        teachers: Its teachers, by id.
+        when: Where clips have to be equal, for the message.
+        otherwise: What may be done instead.
+        where: Names the file in messages.
 
     Raises:
-        UsageError: It names such a value; names all of its field.
+        UsageError: A clip differs; names the first field.
     """
-    for field in ("arch", "modality", "seed", "fold", "id"):
-        if field == "id":
-            known = {*teachers, *imported}
-        else:
-            known = {getattr(settings, field) for settings in teachers.values()} - {None}
-        strangers = [value for value in getattr(selection, field) if value not in known]
-        if strangers:
-            some = ", ".join(map(str, sorted(known)[:_SHOWN])) + ", ..." * (len(known) > _SHOWN)
-            raise UsageError(
-                f"{where}: targets.{target}.teachers.{field} names {', '.join(map(str, strangers))}, "
-                "which no teacher has",
-                expected=f"one of {some}" if known else f"no {field}",
-                action="correct it, or add such a teacher",
-            )
+    for teacher, settings in teachers.items():
+        for field in Clip.model_fields:
+            own, theirs = getattr(student.clip, field), getattr(settings.clip, field)
+            if own != theirs:
+                raise UsageError(
+                    f"{where}: student '{student.name}' takes other clips than its teacher {teacher}: its "
+                    f"clip.{field} is {own}, the teacher's {theirs}",
+                    expected=f"equal clips {when}",
+                    action=f"give both the same clip.{field}, or {otherwise}",
+                )
 
 
 def check_folds(name: str, target: Target, teachers: Collection[Teacher], where: str) -> None:

@@ -16,12 +16,15 @@ from ukd_dist.clip_config import Clip, Views
 from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.data_config import Data, Folds, Modality
 from ukd_dist.settings import Name, Settings, SettingsError, refuse_repetition
+from ukd_dist.target_config import Combination, Selection, Target
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 Keep = Literal["all", "weights", "logits"]
 
+# What a student's `targets` may say beside the name of a target.
 NO_TARGETS = "none"
+ONLINE = "online"
 
 
 class Training(Settings):
@@ -121,7 +124,9 @@ class Student(Training):
     """One student run, after its grid was expanded."""
 
     name: Name = Field(description="name in tables")
-    targets: str = Field(description="name of a target, or none for training without distillation")
+    targets: str = Field(
+        description="name of a target; none: no distillation; online: teachers that are kept in memory"
+    )
     alpha: float = Field(0.5, ge=0, le=1, description="share of the cross entropy (UKD, Eq. 1)")
     temperature: float | None = Field(
         None, gt=0, description="tau of Eq. 3; a target in probs carries its own"
@@ -135,6 +140,18 @@ class Student(Training):
     zero: Literal[0, 1, 2] = Field(
         0, description="ZeRO stage: ranks share the optimizer's state (1) and the gradients (2)"
     )
+    teachers: Selection | None = Field(
+        None,
+        description="targets: online: who is kept in memory; a number: the first ones of its modality",
+    )
+    weighting: Combination | None = Field(
+        None, description="targets: online: how these teachers' logits become one target; null: method: pkd"
+    )
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _a_number_of_them(cls, value: Any) -> Any:
+        return {"count": value} if isinstance(value, int) else value
 
     @model_validator(mode="after")
     def _ranks_share_equally(self) -> Student:
@@ -156,63 +173,30 @@ class Student(Training):
                 expected="none: no target is softened",
                 action="remove it, or name a target",
             )
-        if self.targets == NO_TARGETS and self.view == "stored":
+        if self.targets in (NO_TARGETS, ONLINE) and self.view == "stored":
             raise SettingsError(
-                "view: stored without targets",
-                expected="view: free: there are no teachers whose views it could see",
+                f"view: stored with targets: {self.targets}",
+                expected="view: free: nothing is stored of its views",
                 action="remove view, or name a target",
             )
         return self
 
-
-class Selection(Settings):
-    """Some teachers of the fleet: those whose settings are among the values named; nothing named: any."""
-
-    arch: tuple[str, ...] = Field((), description="networks")
-    modality: tuple[Modality, ...] = Field((), description="modalities")
-    seed: tuple[int, ...] = Field((), description="seeds")
-    fold: tuple[int, ...] = Field((), description="folds left out")
-    id: tuple[str, ...] = Field((), description="ids, for example of imported teachers")
-    count: int | None = Field(None, ge=1, description="the first so many of them, in the experiment's order")
-
-    @field_validator("arch", "modality", "seed", "fold", "id", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return value if isinstance(value, list | tuple) else (value,)
-
-
-class Target(Settings):
-    """How the teachers' logits become one target per video."""
-
-    method: Literal["pkd", "gtd", "avg", "avg1", "single", "best", "entropy", "confidence"] = Field(
-        description="weighting: pkd (Eq. 12), gtd (Eq. 8), avg (Eq. 5), avg1 (Eq. 4), single (one teacher), "
-        "best (per video, by the truth), entropy (EBKD) or confidence (CA-MKD)"
-    )
-    h: float = Field(0.99, gt=0, lt=1, description="probability of the true class in the PKD (Eq. 11)")
-    floor: float = Field(1e-4, gt=0, description="least cross entropy of a GTD weight, nats")
-    space: Literal["logits", "probs"] = Field("logits", description="what is summed in Eq. 9")
-    temperature: float | None = Field(
-        None, gt=0, description="tau of the summed probabilities (space: probs)"
-    )
-    rows: Literal["all", "out_of_fold"] = Field(
-        "all", description="out_of_fold: a video is taught only by teachers that were not trained on it"
-    )
-    teachers: Selection = Field(default_factory=Selection, description="whose opinions; default: everyone's")
-
     @model_validator(mode="after")
-    def _temperature_has_a_use(self) -> Target:
-        if (self.space == "probs") != (self.temperature is not None):
+    def _teachers_are_online(self) -> Student:
+        online = self.targets == ONLINE
+        if online and self.teachers is None:
             raise SettingsError(
-                f"space: {self.space} with temperature: {self.temperature}",
-                expected="a temperature with probs, and none with logits, where the student sets it",
-                action="change one of the two",
+                f"targets: {ONLINE} without teachers",
+                expected="how many are kept in memory, for example teachers: 2",
+                action="give it teachers",
             )
-        if self.method == "avg1" and self.space != "probs":
-            raise SettingsError(
-                f"method: avg1 with space: {self.space}",
-                expected="space: probs, since Eq. 4 is a mean of divergences at one temperature",
-                action="change one of the two",
-            )
+        for name in () if online else ("teachers", "weighting"):
+            if getattr(self, name) is not None:
+                raise SettingsError(
+                    f"{name} with targets: {self.targets}",
+                    expected=f"targets: {ONLINE}, whose teachers are kept in memory",
+                    action=f"remove {name}, or choose a target's teachers where it is defined",
+                )
         return self
 
 
@@ -313,11 +297,13 @@ class ExperimentFile(Settings):
     cluster: Cluster = Field(default_factory=Cluster)
 
     @model_validator(mode="after")
-    def _none_is_no_target(self) -> ExperimentFile:
-        if NO_TARGETS in self.targets:
-            raise SettingsError(
-                f"targets names one '{NO_TARGETS}', which is what a student without targets says",
-                expected="any other name",
-                action="rename it",
-            )
+    def _names_are_free(self) -> ExperimentFile:
+        taken = {NO_TARGETS: "without targets", ONLINE: "with its teachers in memory"}
+        for name, who in taken.items():
+            if name in self.targets:
+                raise SettingsError(
+                    f"targets names one '{name}', which is what a student {who} says",
+                    expected="any other name",
+                    action="rename it",
+                )
         return self

@@ -15,8 +15,9 @@ import yaml
 
 from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Cluster
-from ukd_dist.config import Evaluate, Keep, Student, Target, Teacher, Training
+from ukd_dist.config import ONLINE, Evaluate, Keep, Student, Teacher, Training
 from ukd_dist.data_config import Data
+from ukd_dist.target_config import Combination, Target
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,29 @@ class TargetMember:
 
 @dataclass(frozen=True)
 class StudentMember:
-    """A student: its id, what it is, and its target if it has one."""
+    """A student.
+
+    Attributes:
+        id: Its id.
+        settings: What it is.
+        target: The stored target that it learns from, or None.
+        teachers: Ids of the teachers that it keeps in memory (`targets: online`); none of any other student.
+    """
 
     id: str
     settings: Student
     target: TargetMember | None
+    teachers: tuple[str, ...] = ()
+
+    @property
+    def combination(self) -> Combination | None:
+        """How its teachers' logits became or become one target, or None without distillation."""
+        return self.target.settings if self.target else self.settings.weighting
+
+    @property
+    def target_name(self) -> str:
+        """The target's name in tables: empty without distillation."""
+        return ONLINE if self.teachers else self.target.name if self.target else ""
 
     @property
     def stored_views(self) -> Views | None:
@@ -77,6 +96,12 @@ class Experiment:
     quorum: int
     hang_minutes: float
 
+    @property
+    def combinations(self) -> list[Combination]:
+        """Every way in which teachers' logits become one target, stored or in memory."""
+        online = [s.settings.weighting for s in self.students if s.settings.weighting]
+        return [*(target.settings for target in self.targets), *online]
+
     def to_yaml(self) -> str:
         """The experiment as a file that resolves to the same members."""
         return yaml.safe_dump(self.document, sort_keys=False)
@@ -99,7 +124,10 @@ def content(settings: Training) -> dict[str, Any]:
 def resolved(settings: Training) -> dict[str, Any]:
     """What a manifest or checkpoint records of a training: as `content`, with every default.
 
-    Of folds nothing is recorded where none is left out, as before there were folds.
+    Of folds nothing is recorded where none is left out, nor of teachers in memory where there are none, as
+    before there were such.
     """
-    whole = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
-    return settings.model_dump(mode="json", exclude={"resources", *whole})
+    none = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
+    if getattr(settings, "teachers", None) is None:
+        none |= {"teachers", "weighting"}
+    return settings.model_dump(mode="json", exclude={"resources", *none})

@@ -16,16 +16,17 @@ from ukd_dist.agreement import (
     check_modalities,
     check_place,
     check_published,
-    check_selection,
     check_view,
     common_views,
 )
-from ukd_dist.config import NO_TARGETS, ExperimentFile, Selection, Student, Target, Teacher, Teachers
+from ukd_dist.config import NO_TARGETS, ONLINE, ExperimentFile, Student, Teacher, Teachers
 from ukd_dist.data_config import Data, Folds
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
 from ukd_dist.expansion import expand, validate
 from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content, digest
+from ukd_dist.selection import check_selection, online_teachers, selected
+from ukd_dist.target_config import Combination, Target
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Experiment:
@@ -134,8 +135,8 @@ def _absolute(shards: str | None) -> str | None:
 def _target(
     name: str, target: Target, fleet: dict[str, Teacher], imported: tuple[str, ...], where: str
 ) -> TargetMember:
-    check_selection(name, target.teachers, fleet, imported, where)
-    ids, everyone = _selected(target.teachers, fleet, imported), [*fleet, *imported]
+    check_selection(target.teachers, fleet, imported, f"{where}: targets.{name}.teachers")
+    ids, everyone = selected(target.teachers, fleet, imported), [*fleet, *imported]
     if not ids or (target.method == "single" and len(ids) > 1):
         raise UsageError(
             f"{where}: targets.{name}.teachers selects {len(ids)} of {len(everyone)} teachers",
@@ -149,20 +150,6 @@ def _target(
     views = common_views(name, known, unknown, where)
     own = target.model_dump(mode="json", exclude_defaults=True, exclude={"teachers"})
     return TargetMember(f"{name}-{digest(own, sorted(ids))}", name, target, ids, views)
-
-
-def _selected(selection: Selection, fleet: dict[str, Teacher], imported: tuple[str, ...]) -> tuple[str, ...]:
-    """Ids of the teachers chosen; of an imported one nothing but its id is known to choose it by."""
-    named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed", "fold")}
-    ids = [
-        id_
-        for id_, settings in fleet.items()
-        if all(getattr(settings, field) in values for field, values in named.items() if values)
-        and (not selection.id or id_ in selection.id)
-    ]
-    if not any(named.values()):
-        ids += [id_ for id_ in imported if not selection.id or id_ in selection.id]
-    return tuple(ids[: selection.count])
 
 
 def _teacher(settings: Teacher, folds: Folds | None, where: str) -> TeacherMember:
@@ -201,31 +188,42 @@ def _folds_of(settings: Teacher, folds: Folds | None, where: str) -> Folds | Non
 def _student(
     run: Student, targets: dict[str, TargetMember], fleet: dict[str, Teacher], where: str
 ) -> StudentMember:
-    if run.targets != NO_TARGETS and run.targets not in targets:
+    teachers: tuple[str, ...] = ()
+    if run.targets == ONLINE:
+        teachers = online_teachers(run, fleet, where)
+        run = run.model_copy(update={"weighting": run.weighting or Combination(method="pkd")})
+    elif run.targets != NO_TARGETS and run.targets not in targets:
         raise UsageError(
             f"{where}: student '{run.name}' learns from unknown targets '{run.targets}'",
-            expected=f"one of {', '.join([NO_TARGETS, *targets])}",
+            expected=f"one of {', '.join([NO_TARGETS, ONLINE, *targets])}",
             action="correct it, or add that target",
         )
     target = targets.get(run.targets)
+    if combination := target.settings if target else run.weighting:
+        run = run.model_copy(update={"temperature": _temperature(run, combination, where)})
     if target is not None:
-        own = target.settings.temperature
-        if own is None and run.temperature is None:
-            raise UsageError(
-                f"{where}: student '{run.name}' has no temperature",
-                expected="tau > 0 (UKD's Table 2 uses 20)",
-                action="give it one",
-            )
-        if own is not None and run.temperature not in (None, own):
-            raise UsageError(
-                f"{where}: student '{run.name}' has temperature {run.temperature:g}, its target {own:g}",
-                expected="the target's, since probabilities are stored at one temperature",
-                action="remove the student's",
-            )
-        run = run.model_copy(update={"temperature": own or run.temperature})
         check_view(run, target.views, {t: fleet[t] for t in target.teachers if t in fleet}, where)
-    suffix = digest(content(run), target.id if target else None)
-    return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target)
+    suffix = digest(content(run), target.id if target else sorted(teachers) or None)
+    return StudentMember(f"{run.name}-s{run.seed}-{suffix}", run, target, teachers)
+
+
+def _temperature(run: Student, combination: Combination, where: str) -> float:
+    """The student's, or that of the probabilities that are combined for it."""
+    own = combination.temperature
+    if own is not None and run.temperature not in (None, own):
+        raise UsageError(
+            f"{where}: student '{run.name}' has temperature {run.temperature:g}, its target {own:g}",
+            expected="the target's, since probabilities are combined at one temperature",
+            action="remove the student's",
+        )
+    tau = own or run.temperature
+    if tau is None:
+        raise UsageError(
+            f"{where}: student '{run.name}' has no temperature",
+            expected="tau > 0 (UKD's Table 2 uses 20)",
+            action="give it one",
+        )
+    return tau
 
 
 def _refuse_twins(ids: list[str], where: str, section: str) -> None:

@@ -92,6 +92,18 @@ def test_what_is_not_to_be_kept_of_finished_teachers_and_targets_goes(
     assert collect(experiment).excess == ()
 
 
+def test_weights_stay_while_a_student_waits_that_keeps_teachers_in_memory(run: RunDirectory) -> None:
+    waiting = "students.runs=[{name: waits, targets: online, teachers: 1, temperature: 20}]"
+    experiment = load(run.root, "teachers.keep=logits", "evaluate={}", waiting)
+    (student,) = experiment.students
+    kept, *others = [run.teacher(member.id) / WEIGHTS for member in experiment.teachers[:-1]]
+
+    assert str(kept.parent.name) in student.teachers
+    assert {item.path for item in collect(experiment).excess if item.what == "weights"} == set(others)
+    manifest.commit(run.student(student.id), "student", {}, {}, [])
+    assert {item.path for item in collect(experiment).excess if item.what == "weights"} == {kept}
+
+
 def test_a_dry_run_says_the_same_and_changes_nothing(run: RunDirectory) -> None:
     experiment = load(run.root, "teachers.keep=logits")
     before = {name: (run.root / name).stat().st_mtime_ns for name in files(run)}

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from tests.stages import fake_run, fake_store
 from tests.stages.page import page_of
 from ukd_dist import manifest
-from ukd_dist.config import Target
 from ukd_dist.data.knowledge import LOGITS, logits_path, open_rows
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.sums import SUMS
@@ -38,6 +37,7 @@ from ukd_dist.stages.provenance import (
     write_origins,
 )
 from ukd_dist.stages.reduce import OPINIONS, weighting_of
+from ukd_dist.target_config import Target
 
 FOLDS = "  folds: {{method: pkd, rows: out_of_fold, teachers: {{fold: [0, 1]}}}}\nstudents:\n"
 MANY = fake_run.EXPERIMENT.replace("[rgb, flow]}}}}", "[rgb, flow], seed: [0, 1, 2, 3, 4, 5, 6]}}}}")

@@ -46,12 +46,12 @@ def build(root: Path, shards: ShardSet) -> tuple[RunDirectory, list[TeacherMembe
     for member in members:
         kind = "teacher" if isinstance(member.settings, Teacher) else "student"
         directory = root / f"{kind}s" / member.id
-        save_weights(_telling(build_network(member.settings, len(shards.classes))), directory / WEIGHTS)
+        save_weights(telling(build_network(member.settings, len(shards.classes))), directory / WEIGHTS)
         manifest.commit(directory, kind, resolved(member.settings), {"shards": shards.digest}, [WEIGHTS])
     return run, members
 
 
-def _telling(model: nn.Module) -> nn.Module:
+def telling(model: nn.Module, factor: float = 1.0) -> nn.Module:
     """With weights that are larger than initial ones, so that videos get logits that differ."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -59,5 +59,5 @@ def _telling(model: nn.Module) -> nn.Module:
             if name.endswith("running_mean"):
                 buffer.copy_(torch.randn(buffer.shape, generator=generator) / 10)
         last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-        last.weight.mul_(100)
+        last.weight.mul_(100 * factor)
     return model

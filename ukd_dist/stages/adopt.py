@@ -107,5 +107,5 @@ def _check_fit(experiment: Experiment, found: Manifest, place: Place) -> None:
             expected=f"{now}, as the experiment says",
             action=f"correct data.{name}, or take other shards",
         )
-    for target in experiment.targets:
-        weighting_of(target.settings).check_classes(len(made["classes"]))
+    for combination in experiment.combinations:
+        weighting_of(combination).check_classes(len(made["classes"]))

@@ -1,7 +1,7 @@
 """The students: DeepSpeed ranks that Ray places, learning from labels and one stored target.
 
 A student's process reads shards and one target file. It opens nothing under teachers/, so what it costs does
-not depend on how many teachers there were.
+not depend on how many teachers there were. Those that keep teachers in memory are the contrast (`online.py`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from ukd_dist import manifest
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_finished
+from ukd_dist.data.rowmemory import RowMemory
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
-from ukd_dist.experiment import StudentMember, resolved
+from ukd_dist.experiment import StudentMember, TargetMember, resolved
 from ukd_dist.method.losses import distillation_loss
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import ERROR, HISTORY, RunDirectory, leave_error, read_history
 from ukd_dist.stages.context import Context, shards_digest
+from ukd_dist.stages.keeping import keep_of, keep_only
+from ukd_dist.stages.online import TargetsOf, online_targets, require_weights, weights_digests
 from ukd_dist.stages.reduce import TARGET_FILE
 from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
@@ -48,13 +51,17 @@ def distill(context: Context) -> None:
     """Train every student that is not trained.
 
     Raises:
-        DataError: A target is not there.
+        DataError: A target is not there, or the weights of a teacher that is wanted in memory.
         TrainingError: A student failed.
     """
-    for member in context.experiment.students:
-        inputs = student_inputs(context.run, member)
-        if not context.finished(context.run.student(member.id), "student", resolved(member.settings), inputs):
+    run, experiment = context.run, context.experiment
+    for member in experiment.students:
+        inputs = student_inputs(run, member)
+        if not context.finished(run.student(member.id), "student", resolved(member.settings), inputs):
+            require_weights(run, member)
             _distill_one(context, member)
+        for teacher in member.teachers:  # nobody else may wait for its weights now
+            keep_only(run.teacher(teacher), keep_of(run, experiment, teacher))
 
 
 def _distill_one(context: Context, member: StudentMember) -> None:
@@ -82,9 +89,9 @@ def student_inputs(run: RunDirectory, member: StudentMember) -> dict[str, str]:
     """Digests of what a student learns from.
 
     Raises:
-        DataError: Its target is not there.
+        DataError: Its target is not there, or a teacher that it keeps in memory.
     """
-    inputs = {"shards": shards_digest(run)}
+    inputs = {"shards": shards_digest(run), **weights_digests(run, member)}
     if member.target is not None:
         found = manifest.read(run.target(member.target.id))
         if found is None:
@@ -141,36 +148,57 @@ def train_student(work: Work) -> None:
 def objective_of(
     run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device
 ) -> Objective:
-    """What a student minimises; its target is the row's, or of several stored views that of the one it sees.
+    """What a student minimises, by its labels and the target of each clip.
 
     Raises:
-        DataError: The target is damaged.
+        DataError: The target is damaged, or a teacher that it keeps in memory.
     """
-    settings = member.settings
-    if member.target is None:
+    settings, combination = member.settings, member.combination
+    if combination is None:
         return supervised(settings)
     assert settings.temperature is not None
-    temperature, space = settings.temperature, member.target.settings.space
-    each_view = member.target.views.kind == "random"
-    directory = run.target(member.target.id)
-    rows, num_classes = shards.rows["train"], len(shards.classes)
-    target = open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes).read().to(device)
-    entropies = None
-    if member.target.settings.method == "avg1":
-        entropies = open_finished(directory, TARGET_FILE, MEAN_ENTROPY, rows, "train", None).read().to(device)
+    temperature, space = settings.temperature, combination.space
+    target_of = (
+        online_targets(run, member, len(shards.classes), device)
+        if member.target is None
+        else stored_targets(run, member.target, shards, device)
+    )
 
     def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
-        seen = (batch.rows_b, batch.views_b) if each_view else (batch.rows_b,)
+        target_nc, mean_entropies_n = target_of(batch)
         losses = distillation_loss(
             logits_nc,
             batch.labels_b,
-            target[seen],
+            target_nc,
             alpha=settings.alpha,
             temperature=temperature,
             space=space,
-            mean_entropies_n=None if entropies is None else entropies[seen],
+            mean_entropies_n=mean_entropies_n,
             label_smoothing=settings.label_smoothing,
         )
         return losses._asdict()
 
     return objective
+
+
+def stored_targets(
+    run: RunDirectory, target: TargetMember, shards: ShardSet, device: torch.device
+) -> TargetsOf:
+    """The stored target of each clip's row, or of several stored views that of the one that it shows.
+
+    Raises:
+        DataError: The target is damaged.
+    """
+    each_view, directory = target.views.kind == "random", run.target(target.id)
+    rows, num_classes = shards.rows["train"], len(shards.classes)
+    targets = RowMemory(open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes), device)
+    entropies = None
+    if target.settings.method == "avg1":
+        mean_entropies = open_finished(directory, TARGET_FILE, MEAN_ENTROPY, rows, "train", None)
+        entropies = RowMemory(mean_entropies, device)
+
+    def targets_of(batch: Clips) -> tuple[torch.Tensor, torch.Tensor | None]:
+        seen = (batch.rows_b, batch.views_b) if each_view else (batch.rows_b,)
+        return targets[seen], None if entropies is None else entropies[seen]
+
+    return targets_of

@@ -99,8 +99,7 @@ def describe(run: RunDirectory, member: Member) -> tuple[str, str, str, Path]:
     if isinstance(member, TeacherMember):
         fold = "" if member.settings.fold is None else f"-f{member.settings.fold}"
         return "teacher", f"{member.settings.arch}{fold}", "", run.teacher(member.id)
-    target = member.target.name if member.target else ""
-    return "student", member.settings.name, target, run.student(member.id)
+    return "student", member.settings.name, member.target_name, run.student(member.id)
 
 
 def infer_student(root: Path, member: StudentMember, views: Views, shard_cache: Path | None = None) -> None:

@@ -23,7 +23,7 @@ from ukd_dist.stages.statistics import Estimate, estimate, standard_error
 from ukd_dist.status import MemberStatus, read_status
 from ukd_dist.training.history import Epoch, read_epochs
 
-_DISTILLATION = ("name", "targets", "alpha", "temperature")
+_DISTILLATION = ("name", "targets", "alpha", "temperature", "teachers", "weighting")
 
 
 @dataclass(frozen=True)
@@ -259,4 +259,4 @@ def _baseline(group: Group, students: Sequence[Group]) -> Group | None:
 
 
 def _also(group: Group, baseline: Group) -> tuple[str, ...]:
-    return tuple(key for key in _unlike(group, baseline) if key not in _DISTILLATION)
+    return tuple(key for key in _unlike(group, baseline) if key.partition(".")[0] not in _DISTILLATION)

@@ -17,7 +17,7 @@ from ukd_dist.errors import BusyError, DataError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory, coordinating
 from ukd_dist.stages.imports import IMPORTED
-from ukd_dist.stages.keeping import Excess, drop_excess, remove, teacher_excess
+from ukd_dist.stages.keeping import Excess, drop_excess, keep_of, remove, teacher_excess
 from ukd_dist.status import is_held
 
 # A file is written in one go. One that nobody has written to for so long has no writer any more, even where
@@ -106,7 +106,7 @@ def _finished(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[Path,
     """Each finished member and target of the experiment that holds too much, and what that is."""
     for teacher in experiment.teachers:
         directory = run.teacher(teacher.id)
-        if excess := teacher_excess(directory, experiment.keep):
+        if excess := teacher_excess(directory, keep_of(run, experiment, teacher.id)):
             yield directory, excess
     for target in experiment.targets:
         directory = run.target(target.id)

@@ -1,7 +1,8 @@
 """What stays on disk of a finished teacher (`teachers.keep`), and how the rest goes.
 
 A finished teacher needs its logits alone: targets, accuracy and the report are made of them. Its checkpoints
-serve a training that was cut off, its weights `ukd verify --recompute` and whoever wants to use the network.
+serve a training that was cut off, its weights `ukd verify --recompute`, whoever wants to use the network, and
+students that keep their teachers in memory: these find them, whatever is to be kept, until they are trained.
 What is dropped changes no id and no digest: the manifest goes on naming it and says that it is gone.
 """
 
@@ -14,7 +15,8 @@ from pathlib import Path
 from ukd_dist import manifest
 from ukd_dist.attempts import ATTEMPTS
 from ukd_dist.config import Keep
-from ukd_dist.rundir import CHECKPOINTS
+from ukd_dist.experiment import Experiment
+from ukd_dist.rundir import CHECKPOINTS, RunDirectory
 from ukd_dist.training.inference import WEIGHTS
 
 
@@ -36,6 +38,15 @@ class Excess:
     def of(cls, what: str, path: Path) -> Excess:
         """What lies at `path`, measured."""
         return cls(what, path, _size(path))
+
+
+def keep_of(run: RunDirectory, experiment: Experiment, teacher: str) -> Keep:
+    """What is to be kept of a teacher: its weights too while a student waits for them (`targets: online`)."""
+    waiting = any(
+        teacher in student.teachers and not (run.student(student.id) / manifest.FILENAME).is_file()
+        for student in experiment.students
+    )
+    return "weights" if waiting and experiment.keep == "logits" else experiment.keep
 
 
 def keep_only(directory: Path, keep: Keep) -> list[Excess]:

@@ -49,12 +49,14 @@ class Member:
         resources: Of its first attempt.
         job: Makes the job of an attempt from its number and resources; the job's value is the digest of the
             manifest that it left in the attempt's directory.
+        keep: What stays on disk of it once it is finished.
     """
 
     id: str
     directory: Path
     resources: Resources
     job: Callable[[int, Resources], Job]
+    keep: Keep = "all"
 
 
 @dataclass
@@ -85,20 +87,14 @@ class Members:
     Args:
         cluster: Where they run.
         hang_seconds: After how long without a step an attempt is given up.
-        keep: What stays on disk of a finished one.
         grace_seconds: How long attempts may take to end after Ctrl-C or `ukd cancel`.
     """
 
     def __init__(
-        self,
-        cluster: RayCluster,
-        hang_seconds: float,
-        keep: Keep = "all",
-        grace_seconds: float = _GRACE_SECONDS,
+        self, cluster: RayCluster, hang_seconds: float, grace_seconds: float = _GRACE_SECONDS
     ) -> None:
         self._cluster = cluster
         self._hang_seconds = hang_seconds
-        self._keep = keep
         self._grace_seconds = grace_seconds
         self._courses: dict[str, _Course] = {}
         self._watched = 0.0
@@ -196,7 +192,7 @@ class Members:
                 failure = Failure("raised", error)
             else:
                 course.epoch = course.beat.epochs if course.beat else course.epoch
-                keep_only(course.member.directory, self._keep)
+                keep_only(course.member.directory, course.member.keep)
                 return
         kind: str = failure.kind
         if kind == "lost" and (crash := _crash(course.attempt)) and self._lives(course):

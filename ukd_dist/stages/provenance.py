@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ukd_dist import manifest
-from ukd_dist.config import Target
 from ukd_dist.experiment import Experiment, TargetMember, TeacherMember
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.imports import IMPORTED
 from ukd_dist.stages.reduce import OPINIONS
 from ukd_dist.stages.tables import write_table
+from ukd_dist.target_config import Target
 
 MOST_SHOWN, MOST_HEARD = 24, 10
 OPINIONS_CSV = "opinions.csv"

@@ -18,7 +18,6 @@ import torch
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.config import Target
 from ukd_dist.data.knowledge import (
     CHECKS,
     MEAN_ENTROPY,
@@ -39,6 +38,7 @@ from ukd_dist.stages.blocks import Block, Opinion, Work, assemble_block, divide
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.fleet import finished_teachers, open_opinions
 from ukd_dist.stages.opinions import Tally, chosen_blocks, describe, tally_block
+from ukd_dist.target_config import Combination
 
 TARGET_FILE = "train.safetensors"
 OPINIONS = "opinions.json"
@@ -57,7 +57,7 @@ def reduce(context: Context) -> None:
         _reduce_one(context, target, shards)
 
 
-def weighting_of(settings: Target) -> Weighting:
+def weighting_of(settings: Combination) -> Weighting:
     """The method's weighting that a target's settings name."""
     return Weighting(
         method=settings.method,

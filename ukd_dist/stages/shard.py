@@ -48,8 +48,8 @@ def shard(context: Context) -> None:
     """
     data = _with_videos(context)
     source = read_source(data)
-    for target in context.experiment.targets:
-        weighting_of(target.settings).check_classes(len(source.classes))
+    for combination in context.experiment.combinations:
+        weighting_of(combination).check_classes(len(source.classes))
     directory = context.run.shards
     settings = shard_settings(data, source)
     inputs = {"source": source.digest()}

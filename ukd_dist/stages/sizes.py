@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Keep, Target, Teacher
+from ukd_dist.config import Keep, Teacher
 from ukd_dist.data.shards import SplitName
 from ukd_dist.method.sums import RunningSums
 from ukd_dist.stages.reduce import weighting_of
+from ukd_dist.target_config import Target
 from ukd_dist.training.checkpoints import KEPT
 from ukd_dist.training.setup import build_network
 

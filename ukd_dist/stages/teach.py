@@ -33,7 +33,7 @@ from ukd_dist.rundir import CHECKPOINTS, HISTORY, RunDirectory
 from ukd_dist.stages.capture import Capture, take_captured
 from ukd_dist.stages.commits import drop_attempts, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
-from ukd_dist.stages.keeping import keep_only
+from ukd_dist.stages.keeping import keep_of, keep_only
 from ukd_dist.stages.members import CRASH, Member, Members
 from ukd_dist.training.checkpoints import KEPT, Checkpoints
 from ukd_dist.training.engines import PlainEngine
@@ -65,10 +65,10 @@ def teach(context: Context) -> None:
     experiment, digest = context.experiment, shards_digest(context.run)
     members = [m for m in experiment.teachers if not _is_finished(context, m, digest)]
     for member in experiment.teachers:  # `keep` may be another since, or its coordinator was killed
-        keep_only(context.run.teacher(member.id), experiment.keep)
+        keep_only(context.run.teacher(member.id), keep_of(context.run, experiment, member.id))
     if not members:
         return
-    runner = Members(context.cluster, 60 * experiment.hang_minutes, experiment.keep)
+    runner = Members(context.cluster, 60 * experiment.hang_minutes)
     epochs = {member.id: member.settings.epochs for member in members}
     with context.progress.bar("teachers", sum(epochs.values()), "epochs") as bar:
         failed = runner.run(
@@ -165,7 +165,8 @@ def _member(context: Context, member: TeacherMember) -> Member:
         # Not Ray starts it again but the coordinator, under the next number.
         return Job(member.id, train_teacher, (work, number), resources, fresh_process=True, retries=0)
 
-    return Member(member.id, run.teacher(member.id), member.settings.resources, job)
+    keep = keep_of(run, experiment, member.id)
+    return Member(member.id, run.teacher(member.id), member.settings.resources, job, keep)
 
 
 def _missing(failed: dict[str, UkdError], begun: int, members: int, quorum: int) -> TrainingError:
