@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ukd_dist import manifest
-from ukd_dist.attempts import attempt_directory, attempt_numbers
+from ukd_dist.attempts import attempt_directory, earlier_checkpoints
 from ukd_dist.cluster import Job, current_node
 from ukd_dist.cluster_config import Resources
 from ukd_dist.config import Teacher
@@ -109,7 +109,7 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
     model = build_network(settings, len(shards.classes))
     trained_on, inputs = rows_trained_on(shards, settings), {"shards": shards.digest}
     checkpoints = Checkpoints(attempt / "checkpoint", resolved(settings), inputs)
-    checkpoints.take(_earlier(attempt))
+    checkpoints.take(earlier_checkpoints(attempt))
     began = checkpoints.latest()
     heart.begin(began.name if any(began) else "")
     with Recorder(run.metrics, run=work.run_name, stage="teach", member=work.member.id) as recorder:
@@ -168,13 +168,6 @@ def _write_logits(
         path = logits_path(attempt, split)
         checks[logits_name(split)] = write_logits(path, logits, rows, split, view=views.name, trained_on=seen)
     return checks
-
-
-def _earlier(attempt: Path) -> list[Path]:
-    """Where the attempts before left checkpoints; first the member's own directory, from before attempts."""
-    member, number = attempt.parents[1], int(attempt.name)
-    earlier = [attempt_directory(member, n) for n in attempt_numbers(member) if n < number]
-    return [directory / "checkpoint" for directory in (member, *earlier)]
 
 
 def _member(context: Context, member: TeacherMember) -> Member:
