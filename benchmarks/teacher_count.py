@@ -43,8 +43,9 @@ import torch
 from record import RESULTS, claim_of, commit, hardware, parser, save
 
 from ukd_dist import manifest
-from ukd_dist.attempts import new_attempt
+from ukd_dist.attempts import new_attempt, with_history
 from ukd_dist.cluster import RayCluster
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logits
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, resolved
@@ -278,9 +279,11 @@ def measure(experiment: Experiment, size: Size, minutes: float) -> list[dict[str
 
 def cost(run: RunDirectory, run_name: str, member: StudentMember) -> dict[str, float]:
     """Of one training in a process of its own: seconds of an epoch, of them waited for clips, peak bytes."""
-    shutil.rmtree(run.student(member.id), ignore_errors=True)
-    peak_bytes = in_a_process(distill.Work(run.root, run_name, member), run.root)["peak_bytes"]
-    epochs = read_history(run.student(member.id))[1:]
+    directory = run.student(member.id)
+    shutil.rmtree(directory, ignore_errors=True)
+    work = distill.Work(run.root, run_name, member, new_attempt(directory), Cluster())
+    peak_bytes = in_a_process(work, run.root)["peak_bytes"]
+    epochs = read_history(with_history(directory))[1:]
     return {
         "seconds": statistics.fmean(line["seconds"] for line in epochs),
         "waited": statistics.fmean(line["data_wait_seconds"] for line in epochs),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests import links
+from tests import links, tiny_run
 from tests.finished_shards import finish
 from tests.namespaces import Nodes
 from tests.store import Store, serving
@@ -71,6 +72,17 @@ def nodes(cluster: Nodes) -> Nodes:
     """The module's own `cluster`; all nodes that it began with live, whatever the test before did."""
     cluster.revive()
     return cluster
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny experiment; its answer is in stdout.json there."""
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    whole = [*tiny_run.command(root), "--json"]
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    (root / "stdout.json").write_text(done.stdout)
+    return root
 
 
 @pytest.fixture(scope="session")

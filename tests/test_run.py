@@ -5,16 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,28 +19,30 @@ from safetensors.torch import load_file
 
 from tests.method import oracle
 from tests.store import Store
+from tests.tiny_run import (
+    TINY,
+    command,
+    copy,
+    epochs_of,
+    load,
+    made,
+    remove,
+    running,
+    said,
+    undistilled,
+    wait_until,
+)
 from ukd_dist import manifest, pipeline
 from ukd_dist.attempts import read_attempts
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.knowledge import logits_name, write_logits
 from ukd_dist.data.shards import Rows, ShardSet
 from ukd_dist.errors import DataError, IncompleteError, MismatchError, ResourceError, UkdError
-from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
-from ukd_dist.rundir import RunDirectory, read_history
+from ukd_dist.rundir import RunDirectory
 from ukd_dist.status import read_status
 
-TINY = Path(__file__).parents[1] / "launch/experiments/tiny.yaml"
-WEIGHTS = "model.safetensors"
 pytestmark = pytest.mark.cluster
-
-
-def load(root: Path, *overrides: str) -> Experiment:
-    return pipeline.load(TINY, [f"root={root}", *overrides])
-
-
-def command(root: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "ukd_dist.cli", "run", str(TINY), f"root={root}", *overrides]
 
 
 def modified(root: Path) -> dict[Path, int]:
@@ -61,35 +59,6 @@ def everything(root: Path) -> dict[str, tuple[str, int]]:
         name: (manifest.sha256_of(path), 0 if name.startswith(again) else path.stat().st_mtime_ns)
         for name, path in paths.items()
     }
-
-
-def made(root: Path) -> dict[str, str]:
-    """Digest of every file that says nothing of how long it took: all of them but histories and manifests."""
-    patterns = (
-        "shards/*",
-        "*/*/" + WEIGHTS,
-        "*/*/logits/*.safetensors",
-        "targets/*/*.*",
-        "targets/*/sums/*",
-        "report/results.csv",
-    )
-    return {
-        str(path.relative_to(root)): manifest.sha256_of(path)
-        for pattern in patterns
-        for path in root.glob(pattern)
-    }
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the tiny experiment."""
-    root = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = subprocess.run(
-        [*command(root), "--json"], capture_output=True, text=True, timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    (root / "stdout.json").write_text(done.stdout)
-    return root
 
 
 def test_a_run_ends_with_results_of_every_member(undisturbed: Path) -> None:
@@ -180,36 +149,6 @@ def test_a_finished_run_does_nothing_when_run_again(undisturbed: Path) -> None:
     assert everything(undisturbed) == before
 
 
-@contextmanager
-def running(root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`ukd run` with its stderr in `said(root)`, killed at the end if it is still there."""
-    with said(root).open("wb") as log:
-        process = subprocess.Popen(
-            command(root),
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-            # A shell's background jobs, of which these tests may be one, ignore Ctrl-C, and so would this.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-
-def said(root: Path) -> Path:
-    return root.with_name("stderr")
-
-
-def wait_until(what: str, condition: Callable[[], bool], seconds: float = 240.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come in {seconds} s"
-        time.sleep(0.02)
-
-
 def test_a_run_killed_while_teaching_ends_with_the_bytes_of_an_undisturbed_one(
     undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -230,24 +169,6 @@ def test_a_run_killed_while_teaching_ends_with_the_bytes_of_an_undisturbed_one(
 
     assert again.returncode == 0, again.stderr
     assert modified(root).items() >= shards_before.items()
-    assert made(root) == made(undisturbed)
-
-
-def test_a_student_whose_rank_was_killed_ends_with_the_bytes_of_an_undisturbed_one(
-    undisturbed: Path, tmp_path: Path
-) -> None:
-    root, student = undistilled(undisturbed, tmp_path)
-    logs = [root / "logs" / f"{student.name}-rank{rank}.log" for rank in (0, 1)]
-
-    with running(root) as process:
-        wait_until("an epoch", lambda: bool(read_history(student)))
-        (first_epoch, *_) = read_history(student)
-        os.kill(starts(logs[1])[0]["pid"], signal.SIGKILL)
-        process.wait(timeout=400)
-
-    assert process.returncode == 0, said(root).read_text()
-    assert [len(starts(log)) for log in logs] == [2, 2]
-    assert read_history(student)[0] == first_epoch
     assert made(root) == made(undisturbed)
 
 
@@ -276,7 +197,7 @@ def test_an_interrupted_run_says_so_and_fails(undisturbed: Path, tmp_path: Path)
     root, student = undistilled(undisturbed, tmp_path)
 
     with running(root) as process:
-        wait_until("an epoch", lambda: bool(read_history(student)))
+        wait_until("an epoch", lambda: bool(epochs_of(student)))
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
 
@@ -291,7 +212,7 @@ def test_a_cancelled_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     root, student = undistilled(undisturbed, tmp_path)
 
     with running(root) as process:
-        wait_until("an epoch", lambda: bool(read_history(student)))
+        wait_until("an epoch", lambda: bool(epochs_of(student)))
         cancelled = subprocess.run(
             [sys.executable, "-m", "ukd_dist.cli", "cancel", str(root)],
             capture_output=True,
@@ -300,7 +221,7 @@ def test_a_cancelled_run_goes_on_to_the_bytes_of_an_undisturbed_one(
             check=False,
         )
         process.wait(timeout=60)
-    (first_epoch, *_) = read_history(student)
+    (first_epoch, *_) = epochs_of(student)
     again = subprocess.run(command(root), capture_output=True, text=True, timeout=400, check=False)
 
     assert cancelled.stdout.startswith(f"{root}: process {process.pid} on "), cancelled.stderr
@@ -308,7 +229,7 @@ def test_a_cancelled_run_goes_on_to_the_bytes_of_an_undisturbed_one(
     (line,) = [line for line in said(root).read_text().splitlines() if line.startswith("ukd: ")]
     assert line.startswith(f"ukd: {root} was cancelled by process ")
     assert again.returncode == 0, again.stderr
-    assert read_history(student)[0] == first_epoch
+    assert epochs_of(student)[0] == first_epoch
     assert made(root) == made(undisturbed)
 
 
@@ -480,29 +401,5 @@ def test_an_address_without_a_cluster_is_answered(tmp_path: Path) -> None:
         list(cluster.run([Job("nothing", print, ())]))
 
 
-def copy(root: Path, folder: Path) -> Path:
-    """A copy of a finished run that may be changed."""
-    subprocess.run(["cp", "-a", str(root), str(folder / "run")], check=True)
-    return folder / "run"
-
-
 def without_shards(digests: dict[str, str]) -> dict[str, str]:
     return {name: digest for name, digest in digests.items() if not name.startswith("shards/")}
-
-
-def undistilled(root: Path, folder: Path) -> tuple[Path, Path]:
-    """A copy of a finished run in which one student is still to be distilled, and that student's folder."""
-    root = copy(root, folder)
-    student = RunDirectory(root).student(load(root).students[1].id)
-    remove(student)
-    remove(root / "logs")
-    return root, student
-
-
-def starts(log: Path) -> list[dict[str, Any]]:
-    """Where each process that wrote a log ran."""
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"node"')]
-
-
-def remove(folder: Path) -> None:
-    subprocess.run(["rm", "-r", str(folder)], check=True)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.stages import online_run
 from ukd_dist import manifest
+from ukd_dist.attempts import attempt_directory
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.rundir import RunDirectory, open_run, read_history
 from ukd_dist.training.inference import WEIGHTS
@@ -34,13 +35,15 @@ sys.addaudithook(note)
 os.environ["LOCAL_RANK"] = "0"
 
 from torch import distributed
+from ukd_dist.attempts import new_attempt
 from ukd_dist.rundir import open_run
 from ukd_dist.stages.distill import Work, train_student
 
 distributed.init_process_group("gloo", init_method=f"file://{seen}.ranks", rank=0, world_size=1)
 run, experiment = open_run(Path(root))
 (member,) = (student for student in experiment.students if student.settings.name == name)
-train_student(Work(run.root, experiment.name, member))
+number = new_attempt(run.student(member.id))
+train_student(Work(run.root, experiment.name, member, number, experiment.cluster))
 distributed.destroy_process_group()
 """
 
@@ -61,7 +64,10 @@ def trained(run: RunDirectory, name: str, folder: Path) -> tuple[str, list[str]]
     assert done.returncode == 0, done.stderr
     calls = traced.read_text(errors="replace").splitlines() if traced.exists() else []
     touched = [call for call in calls if f"{run.root}/teachers" in call]
-    return manifest.sha256_of(run.student(member.id) / WEIGHTS), [*audited.read_text().splitlines(), *touched]
+    return manifest.sha256_of(attempt_directory(run.student(member.id), 1) / WEIGHTS), [
+        *audited.read_text().splitlines(),
+        *touched,
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,13 @@ def with_history(member: Path) -> Path:
     return member
 
 
+def earlier_checkpoints(attempt: Path) -> list[Path]:
+    """Where the attempts before left checkpoints; first the member's own directory, from before attempts."""
+    member, number = attempt.parents[1], int(attempt.name)
+    earlier = [attempt_directory(member, n) for n in attempt_numbers(member) if n < number]
+    return [directory / CHECKPOINTS for directory in (member, *earlier)]
+
+
 def reached(attempt: Path) -> str:
     """Name of the newest checkpoint in an attempt's directory, or empty."""
     return max((path.parent.name for path in attempt.glob(f"{CHECKPOINTS}/*/{FILENAME}")), default="")

@@ -86,15 +86,14 @@ def ask_to_stop(attempt: Path) -> None:
 class Heart:
     """Writes an attempt's beats, and notices that it is asked to stop; a context manager.
 
-    While it is open, SIGTERM asks to stop.
-
     Args:
         attempt: The attempt's directory `attempts/<n>`.
         node: Ray's id of the node.
         epochs: Of the training.
+        heeds_sigterm: Whether SIGTERM asks to stop while it is open; else it ends the process, as always.
     """
 
-    def __init__(self, attempt: Path, node: str, epochs: int) -> None:
+    def __init__(self, attempt: Path, node: str, epochs: int, *, heeds_sigterm: bool = True) -> None:
         self._attempt = attempt
         self._successor = attempt.with_name(str(int(attempt.name) + 1))
         self._said: dict[str, Any] = asdict(
@@ -103,10 +102,11 @@ class Heart:
         self._written = -BEAT_SECONDS
         self._training = 0.0
         self._stop = False
+        self._heeds_sigterm = heeds_sigterm
 
     def __enter__(self) -> Heart:
         self._before: Any = None
-        if threading.current_thread() is threading.main_thread():
+        if self._heeds_sigterm and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._on_sigterm)
         self.beat()
         return self

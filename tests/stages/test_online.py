@@ -122,7 +122,7 @@ def trained(run: RunDirectory, shards: ShardSet, member: StudentMember, folder: 
     model = build_network(settings, len(shards.classes))
     with Recorder(folder / "metrics", run="test", stage="distill", member=member.id) as recorder:
         train(
-            PlainEngine(model, build_optimizer(settings, model), CPU),
+            PlainEngine(model, build_optimizer(settings, model), CPU, settings),
             objective_of(run, member, shards, CPU),
             lambda epochs, step: training_clips(shards, settings, epochs, CPU, first_step=step),
             settings,

@@ -104,33 +104,34 @@ class RayCluster:
         self,
         name: str,
         function: Callable[[Any], None],
-        argument: Any,
+        begin: Callable[[], Any],
         workers: int,
         resources: Resources,
         while_waiting: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run `function(argument)` on `workers` ranks with torch.distributed initialised, spread over nodes.
+        """Run `function(begin())` on `workers` ranks with torch.distributed initialised, spread over nodes.
 
-        A lost rank or node restarts the group, which goes on from its last checkpoint.
+        A lost rank or node restarts the group, on the nodes that are there then. `begin` is called here, once
+        for each start, so that a start can be told from the ones before it, which may be at work still.
 
         Raises:
             UkdError: What a rank raised.
-            TrainingError: The group failed more than `max_failures` times.
+            TrainingError: The group was lost more than `max_failures` times.
             ResourceError: The cluster is too small.
         """
         self._start()
         for attempt in range(self._settings.max_failures + 1):
             require(alive_nodes(), resources, count=workers)  # each time: a node may be gone for good
             try:
-                run_group(name, function, argument, workers, resources, self.logs, while_waiting)
+                run_group(name, function, begin(), workers, resources, self.logs, while_waiting)
                 return
             except GroupLostError as error:
                 free_reservations()
                 if attempt == self._settings.max_failures:
                     raise TrainingError(
-                        f"{name} failed {attempt + 1} times, last: {error}",
+                        f"{name} lost its ranks {attempt + 1} time(s), last: {error}",
                         expected=f"at most {attempt} (cluster.max_failures)",
-                        action=f"see {self.logs}/{name}-*.log",
+                        action=f"see {self.logs}/{name}-*.log, and run again: it goes on from its checkpoint",
                     ) from error
                 logging.getLogger(__name__).warning("%s lost a rank (%s); starting it again", name, error)
 

@@ -86,6 +86,8 @@ def _output_to(log: Path) -> Iterator[None]:
 
 def current_node() -> str:
     """Ray's id of the node that this process runs on; empty outside of Ray."""
+    if "ray" not in sys.modules:  # a process of Ray's has it: seconds that any other one need not spend
+        return ""
     import ray
 
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""

@@ -2,19 +2,26 @@
 
 A student's process reads shards and one target file. It opens nothing under teachers/, so what it costs does
 not depend on how many teachers there were. Those that keep teachers in memory are the contrast (`online.py`).
+Each start of its ranks is a numbered attempt (`attempts.py`): it goes on from the newest checkpoint of those
+before it and writes where no other one does; the coordinator commits what the last one made.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ukd_dist import manifest
+from ukd_dist.attempts import attempt_directory, earlier_checkpoints, new_attempt, with_history
+from ukd_dist.cluster import current_node
 from ukd_dist.cluster_config import Cluster
+from ukd_dist.config import Student
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_finished
 from ukd_dist.data.rowmemory import RowMemory
@@ -22,13 +29,16 @@ from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.experiment import StudentMember, TargetMember, resolved
+from ukd_dist.heartbeat import Heart
 from ukd_dist.method.losses import distillation_loss
 from ukd_dist.metrics import Recorder
-from ukd_dist.rundir import ERROR, HISTORY, RunDirectory, leave_error, read_history
+from ukd_dist.rundir import CHECKPOINTS, ERROR, HISTORY, RunDirectory, leave_error, read_history
+from ukd_dist.stages.commits import drop_attempts, drop_older, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
 from ukd_dist.stages.keeping import keep_of, keep_only
 from ukd_dist.stages.online import TargetsOf, online_targets, require_weights, weights_digests
 from ukd_dist.stages.reduce import TARGET_FILE
+from ukd_dist.training.checkpoints import Checkpoints
 from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
 from ukd_dist.training.loop import Objective, Supervision, train
@@ -39,11 +49,12 @@ DEEPSPEED = "deepspeed.json"
 
 @dataclass(frozen=True)
 class Work:
-    """What every rank of one student is given."""
+    """What every rank of one attempt at a student is given."""
 
     root: Path
     run_name: str
     member: StudentMember
+    attempt: int
     cluster: Cluster
 
 
@@ -54,35 +65,72 @@ def distill(context: Context) -> None:
         DataError: A target is not there, or the weights of a teacher that is wanted in memory.
         TrainingError: A student failed.
     """
-    run, experiment = context.run, context.experiment
-    for member in experiment.students:
-        inputs = student_inputs(run, member)
-        if not context.finished(run.student(member.id), "student", resolved(member.settings), inputs):
-            require_weights(run, member)
+    for member in context.experiment.students:
+        if not is_finished(context, member):
+            require_weights(context.run, member)
             _distill_one(context, member)
         for teacher in member.teachers:  # nobody else may wait for its weights now
-            keep_only(run.teacher(teacher), keep_of(run, experiment, teacher))
+            keep_only(context.run.teacher(teacher), keep_of(context.run, context.experiment, teacher))
 
 
 def _distill_one(context: Context, member: StudentMember) -> None:
+    directory, settings = context.run.student(member.id), member.settings
+    with (
+        committing(context, member),
+        context.progress.bar(f"student {member.id}", settings.epochs, "epochs") as bar,
+    ):
+        context.cluster.run_ranks(
+            member.id,
+            train_student,
+            lambda: new_work(context, member),
+            settings.workers,
+            settings.resources,
+            while_waiting=lambda: bar.update(len(read_history(with_history(directory)))),
+        )
+
+
+def is_finished(context: Context, member: StudentMember) -> bool:
+    """Whether a student is finished, by an attempt of an earlier coordinator if need be.
+
+    Raises:
+        DataError: Its target is not there.
+        MismatchError: It was made from other settings or inputs.
+    """
+    directory, inputs = context.run.student(member.id), student_inputs(context.run, member)
+    if context.finished(directory, "student", resolved(member.settings), inputs):
+        drop_attempts(directory)
+        return True
+    return finish_interrupted(directory, "student", resolved(member.settings), inputs)
+
+
+def new_work(context: Context, member: StudentMember) -> Work:
+    """What the ranks of the next attempt at a student are given."""
+    directory, experiment = context.run.student(member.id), context.experiment
+    number = new_attempt(directory)
+    drop_older(directory, number - 1)
+    return Work(context.run.root, experiment.name, member, number, experiment.cluster)
+
+
+@contextmanager
+def committing(context: Context, member: StudentMember) -> Iterator[None]:
+    """Commit what attempts inside made of a student, or leave there the error that ended them.
+
+    Raises:
+        DataError: They left nothing here.
+    """
     directory = context.run.student(member.id)
     (directory / ERROR).unlink(missing_ok=True)
-    experiment = context.experiment
-    work = Work(context.run.root, experiment.name, member, experiment.cluster)
-    settings = member.settings
-    with context.progress.bar(f"student {member.id}", settings.epochs, "epochs") as bar:
-        try:
-            context.cluster.run_ranks(
-                member.id,
-                train_student,
-                work,
-                settings.workers,
-                settings.resources,
-                while_waiting=lambda: bar.update(len(read_history(directory))),
+    try:
+        yield
+        if not is_finished(context, member):
+            raise DataError(
+                f"{directory} holds nothing that its ranks finished, though they ended",
+                expected="the same files on every node",
+                action="mount the same shared file system on every node",
             )
-        except UkdError as error:
-            leave_error(directory, error)
-            raise
+    except UkdError as error:
+        leave_error(directory, error)
+        raise
 
 
 def student_inputs(run: RunDirectory, member: StudentMember) -> dict[str, str]:
@@ -105,9 +153,9 @@ def student_inputs(run: RunDirectory, member: StudentMember) -> dict[str, str]:
 
 
 def train_student(work: Work) -> None:
-    """One rank's part of a student's training; rank 0 writes and commits (called on every rank)."""
-    run, member = RunDirectory(work.root), work.member
-    settings, directory = member.settings, run.student(member.id)
+    """One rank's part in an attempt at a student; rank 0 writes (called on every rank)."""
+    run, member, settings = RunDirectory(work.root), work.member, work.member.settings
+    attempt = attempt_directory(run.student(member.id), work.attempt)
     device = prepare_device(settings, int(os.environ["LOCAL_RANK"]))
     shards = open_to_decode(run.shards, work.cluster.shard_cache)
     inputs = student_inputs(run, member)
@@ -115,9 +163,17 @@ def train_student(work: Work) -> None:
     engine = DeepSpeedEngine(model, build_optimizer(settings, model), device, settings)
     if engine.rank == 0:
         config = json.dumps(deepspeed_config(settings, engine.ranks), indent=1) + "\n"
-        manifest.write_atomically(directory / DEEPSPEED, config.encode())
+        manifest.write_atomically(attempt / DEEPSPEED, config.encode())
     recorder = Recorder(run.metrics, run=work.run_name, stage="distill", member=member.id, rank=engine.rank)
-    with recorder:
+    with recorder, ExitStack() as stack:
+        supervision = Supervision(
+            checkpoint_steps=work.cluster.checkpoint_steps, checkpoints_kept=work.cluster.checkpoints_kept
+        )
+        if engine.rank == 0:
+            # Rank 0 alone knows of SIGTERM: it could not stop without the others.
+            heart = stack.enter_context(Heart(attempt, current_node(), settings.epochs, heeds_sigterm=False))
+            heart.begin(_take_checkpoints(attempt, settings, inputs, work.cluster.checkpoints_kept))
+            supervision = replace(supervision, on_step=lambda at, steps: heart.step(at.epoch, at.step, steps))
         train(
             engine,
             objective_of(run, member, shards, device),
@@ -133,16 +189,22 @@ def train_student(work: Work) -> None:
             ),
             settings,
             rows=shards.rows["train"],
-            directory=directory,
+            directory=attempt,
             inputs=inputs,
             recorder=recorder,
-            supervision=Supervision(
-                checkpoint_steps=work.cluster.checkpoint_steps, checkpoints_kept=work.cluster.checkpoints_kept
-            ),
+            supervision=supervision,
         )
     if engine.rank == 0:
-        save_weights(model, directory / WEIGHTS)
-        manifest.commit(directory, "student", resolved(settings), inputs, [WEIGHTS, HISTORY, DEEPSPEED])
+        save_weights(model, attempt / WEIGHTS)
+        manifest.commit(attempt, "student", resolved(settings), inputs, [WEIGHTS, HISTORY, DEEPSPEED])
+
+
+def _take_checkpoints(attempt: Path, settings: Student, inputs: dict[str, str], kept: int) -> str:
+    """Take over the newest checkpoints of the attempts before; the name of that which is gone on from."""
+    checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs, kept)
+    checkpoints.take(earlier_checkpoints(attempt))
+    began = checkpoints.latest()
+    return began.name if any(began) else ""
 
 
 def objective_of(

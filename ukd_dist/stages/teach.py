@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ukd_dist import manifest
-from ukd_dist.attempts import attempt_directory, attempt_numbers
+from ukd_dist.attempts import attempt_directory, earlier_checkpoints
 from ukd_dist.cluster import Job, current_node
 from ukd_dist.cluster_config import Resources
 from ukd_dist.config import Teacher
@@ -109,7 +109,7 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
     model = build_network(settings, len(shards.classes))
     trained_on, inputs = rows_trained_on(shards, settings), {"shards": shards.digest}
     checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs)
-    earlier = _earlier(attempt)
+    earlier = earlier_checkpoints(attempt)
     take_captured(attempt, earlier)  # first: attempts whose checkpoints were taken over may be dropped
     checkpoints.take(earlier)
     began = checkpoints.latest()
@@ -146,13 +146,6 @@ def _capture(capture: Capture, shards: ShardSet, trained_on: npt.NDArray[np.bool
     unseen = {split: np.zeros(len(shards.rows[split]), np.bool_) for split in shards.splits}
     seen = {**unseen, "train": trained_on}
     return {logits_name(split): capture.write(split, seen[split]) for split in shards.splits}
-
-
-def _earlier(attempt: Path) -> list[Path]:
-    """Where the attempts before left checkpoints; first the member's own directory, from before attempts."""
-    member, number = attempt.parents[1], int(attempt.name)
-    earlier = [attempt_directory(member, n) for n in attempt_numbers(member) if n < number]
-    return [directory / CHECKPOINTS for directory in (member, *earlier)]
 
 
 def _member(context: Context, member: TeacherMember) -> Member:
