@@ -117,6 +117,7 @@ ANYWHERE_IN = {
         "cli/inspection.py",
         "cli/logits.py",
         "cli/networks.py",
+        "cli/rank.py",
         "cli/runs.py",
     },
     "onnx": set[str](),  # torch writes it

@@ -31,6 +31,7 @@ from ukd_dist.stages.adopt import provide_shards
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import distill
 from ukd_dist.stages.evaluate import evaluate
+from ukd_dist.stages.launched import follow, joined, lead, student_named
 from ukd_dist.stages.recompute import recompute
 from ukd_dist.stages.reduce import reduce
 from ukd_dist.stages.report import report
@@ -100,14 +101,10 @@ def run(
     if "shard" in stages and data.shards is None and data.source != "synthetic":
         read_source(data)  # what is wrong with the lists is said before anything is written
     try:
-        with (
-            coordinating(experiment) as directory,
-            cancellable(directory),
-            _working(directory, experiment, progress, replace) as work,
-        ):
+        with _working(experiment, progress, replace) as work:
             missing = _work_through(stages, work)
             if not work.cluster.started:
-                progress.say(f"{directory.root}: nothing to do, {', '.join(stages)} done already")
+                progress.say(f"{work.run.root}: nothing to do, {', '.join(stages)} done already")
         if missing is not None:
             raise missing
     except (BusyError, MismatchError, UsageError):  # refused: the root is as it was
@@ -145,13 +142,32 @@ def study(experiment: Experiment, scope: Mapping[str, object], *, progress: Prog
         UkdError: What stopped it.
     """
     wanted = validate(Scope, dict(scope), "ukd study", ())
-    with (
-        coordinating(experiment) as directory,
-        cancellable(directory),
-        _working(directory, experiment, progress, replace=False) as work,
-    ):
+    with _working(experiment, progress, replace=False) as work:
         done = score_targets(work, wanted)
-    return done, report(directory, experiment)
+    return done, report(work.run, experiment)
+
+
+def distill_launched(experiment: Experiment, name: str, *, replace: bool = False, progress: Progress) -> None:
+    """Train one student as one of the ranks that torchrun or DeepSpeed's launcher started.
+
+    Args:
+        experiment: Whose student.
+        name: Its name or id.
+        replace: Make it again if it was made from other settings or inputs.
+        progress: Who is told, by rank 0.
+
+    Raises:
+        UsageError: No such student, or not as many ranks as it has `workers`.
+        UkdError: What stopped it.
+    """
+    member = student_named(experiment, name)
+    run = RunDirectory(experiment.root)
+    with joined(member.settings) as rank:
+        if rank != 0:
+            follow(run.student(member.id))
+            return
+        lead(_working(experiment, progress, replace), member)
+    report(run, experiment)
 
 
 def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator[Verdict]:
@@ -172,10 +188,9 @@ def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator
 
 
 @contextmanager
-def _working(
-    run: RunDirectory, experiment: Experiment, progress: Progress, replace: bool
-) -> Iterator[Context]:
-    settings = experiment.cluster
+def _working(experiment: Experiment, progress: Progress, replace: bool) -> Iterator[Context]:
+    """Hold the root as its coordinator, serve metrics, stop when `ukd cancel` asks; Ray starts if needed."""
+    run, settings = RunDirectory(experiment.root), experiment.cluster
 
     def started(num_nodes: int) -> None:
         progress.say(f"Ray: {num_nodes} node(s); logs in {run.logs}")
@@ -184,6 +199,8 @@ def _working(
         return committed_metrics(run, experiment)
 
     with (
+        coordinating(experiment),
+        cancellable(run),
         exporting(run.metrics, experiment.name, settings.metrics_port, committed) as port,
         RayCluster(settings, run.logs, started) as cluster,
     ):
