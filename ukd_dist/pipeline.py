@@ -80,6 +80,7 @@ def run(
     stages: Sequence[str] = tuple(STAGES),
     *,
     replace: bool = False,
+    workers: int | None = None,
     progress: Progress,
 ) -> Path:
     """Do the stages' work that is not done yet, in order, and write the report.
@@ -88,6 +89,7 @@ def run(
         experiment: What is to be done.
         stages: Names from `STAGES`.
         replace: Make again what was made from other settings or inputs.
+        workers: Ranks of every student in place of its own `workers`; what others began goes on with them.
         progress: Who is told.
 
     Returns:
@@ -101,7 +103,7 @@ def run(
     if "shard" in stages and data.shards is None and data.source != "synthetic":
         read_source(data)  # what is wrong with the lists is said before anything is written
     try:
-        with _working(experiment, progress, replace) as work:
+        with _working(experiment, progress, replace, workers) as work:
             missing = _work_through(stages, work)
             if not work.cluster.started:
                 progress.say(f"{work.run.root}: nothing to do, {', '.join(stages)} done already")
@@ -142,18 +144,26 @@ def study(experiment: Experiment, scope: Mapping[str, object], *, progress: Prog
         UkdError: What stopped it.
     """
     wanted = validate(Scope, dict(scope), "ukd study", ())
-    with _working(experiment, progress, replace=False) as work:
+    with _working(experiment, progress) as work:
         done = score_targets(work, wanted)
     return done, report(work.run, experiment)
 
 
-def distill_launched(experiment: Experiment, name: str, *, replace: bool = False, progress: Progress) -> None:
+def distill_launched(
+    experiment: Experiment,
+    name: str,
+    *,
+    replace: bool = False,
+    workers: int | None = None,
+    progress: Progress,
+) -> None:
     """Train one student as one of the ranks that torchrun or DeepSpeed's launcher started.
 
     Args:
         experiment: Whose student.
         name: Its name or id.
         replace: Make it again if it was made from other settings or inputs.
+        workers: Ranks in place of its own `workers`; if others began it, these go on.
         progress: Who is told, by rank 0.
 
     Raises:
@@ -162,11 +172,11 @@ def distill_launched(experiment: Experiment, name: str, *, replace: bool = False
     """
     member = student_named(experiment, name)
     run = RunDirectory(experiment.root)
-    with joined(member.settings) as rank:
+    with joined(member.settings, workers) as rank:
         if rank != 0:
             follow(run.student(member.id))
             return
-        lead(_working(experiment, progress, replace), member)
+        lead(_working(experiment, progress, replace, workers), member)
     report(run, experiment)
 
 
@@ -188,7 +198,9 @@ def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator
 
 
 @contextmanager
-def _working(experiment: Experiment, progress: Progress, replace: bool) -> Iterator[Context]:
+def _working(
+    experiment: Experiment, progress: Progress, replace: bool = False, workers: int | None = None
+) -> Iterator[Context]:
     """Hold the root as its coordinator, serve metrics, stop when `ukd cancel` asks; Ray starts if needed."""
     run, settings = RunDirectory(experiment.root), experiment.cluster
 
@@ -206,4 +218,4 @@ def _working(experiment: Experiment, progress: Progress, replace: bool) -> Itera
     ):
         if port is not None:
             progress.say(f"metrics: http://{socket.gethostname()}:{port}/metrics")
-        yield Context(run, experiment, cluster, progress, replace)
+        yield Context(run, experiment, cluster, progress, replace, workers)

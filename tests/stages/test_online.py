@@ -20,7 +20,8 @@ from ukd_dist.errors import DataError
 from ukd_dist.experiment import StudentMember
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.distill import objective_of, student_inputs
+from ukd_dist.stages.distill import student_inputs
+from ukd_dist.stages.objectives import objective_of
 from ukd_dist.stages.online import online_targets, require_weights
 from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.inference import WEIGHTS, load_weights

@@ -19,7 +19,7 @@ from ukd_dist.method.losses import distillation_loss
 from ukd_dist.method.weighting import Weighting
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.blocks import Block, Opinion, Work, assemble
-from ukd_dist.stages.distill import objective_of
+from ukd_dist.stages.objectives import objective_of
 from ukd_dist.stages.reduce import TARGET_FILE
 
 VIEWS = 3

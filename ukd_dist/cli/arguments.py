@@ -17,5 +17,9 @@ Place = Annotated[
     Path, typer.Argument(metavar="ROOT|EXPERIMENT", help="run directory, or the YAML file that names it")
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="make again what other settings or inputs made")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="ranks in place of a student's `workers`; what others began goes on with them"),
+]
 Json = Annotated[bool, typer.Option("--json", help="results as JSON on stdout")]
 Debug = Annotated[bool, typer.Option("--debug", help="tracebacks and debug logs")]

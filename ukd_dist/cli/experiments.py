@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ukd_dist.cli.answering import answering
-from ukd_dist.cli.arguments import Debug, Experiment, Json, Overrides, Replace
+from ukd_dist.cli.arguments import Debug, Experiment, Json, Overrides, Replace, Workers
 from ukd_dist.errors import UsageError
 from ukd_dist.printing import console, print_answer, print_study, results_table, summary_table
 
@@ -29,6 +29,8 @@ WORK: dict[str, tuple[str, list[str] | None]] = {
 
 def working(stages: list[str] | None) -> Callable[..., None]:
     """A command that takes an experiment through the stages; None: through all of them."""
+    if stages == ["distill"]:
+        return distill
 
     def command(
         experiment: Experiment,
@@ -41,6 +43,19 @@ def working(stages: list[str] | None) -> Callable[..., None]:
             _run(experiment, overrides or [], stages, replace, as_json)
 
     return command
+
+
+def distill(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    workers: Workers = None,
+    replace: Replace = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """`working`, with an option of its own."""
+    with answering(debug):
+        _run(experiment, overrides or [], ["distill"], replace, as_json, workers)
 
 
 def demo(
@@ -99,7 +114,14 @@ def study(
         print(f"report: {page}")
 
 
-def _run(path: Path, overrides: list[str], stages: list[str] | None, replace: bool, as_json: bool) -> None:
+def _run(
+    path: Path,
+    overrides: list[str],
+    stages: list[str] | None,
+    replace: bool,
+    as_json: bool,
+    workers: int | None = None,
+) -> None:
     from ukd_dist import pipeline
     from ukd_dist.progress import Progress
     from ukd_dist.rundir import RunDirectory
@@ -108,7 +130,7 @@ def _run(path: Path, overrides: list[str], stages: list[str] | None, replace: bo
 
     stages = stages or list(pipeline.STAGES)
     experiment = pipeline.load(path, overrides)
-    page = pipeline.run(experiment, stages, replace=replace, progress=Progress())
+    page = pipeline.run(experiment, stages, replace=replace, workers=workers, progress=Progress())
     run, evaluated = RunDirectory(experiment.root), "evaluate" in stages
     results = results_rows(run, experiment) if evaluated else []
     summaries = read_summary(run, experiment) if evaluated else []

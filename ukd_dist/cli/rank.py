@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ukd_dist.cli.answering import answering
-from ukd_dist.cli.arguments import Debug, Experiment, Overrides, Replace
+from ukd_dist.cli.arguments import Debug, Experiment, Overrides, Replace, Workers
 
 
 def rank(
@@ -22,6 +22,7 @@ def rank(
     local_rank: Annotated[
         int | None, typer.Option("--local_rank", "--local-rank", hidden=True, help="as launchers pass it")
     ] = None,
+    workers: Workers = None,
     replace: Replace = False,
     debug: Debug = False,
 ) -> None:
@@ -33,7 +34,7 @@ def rank(
         if local_rank is not None:
             os.environ.setdefault("LOCAL_RANK", str(local_rank))
         loaded = pipeline.load(experiment, overrides or [])
-        pipeline.distill_launched(loaded, student, replace=replace, progress=Progress())
+        pipeline.distill_launched(loaded, student, replace=replace, workers=workers, progress=Progress())
 
 
 if __name__ == "__main__":

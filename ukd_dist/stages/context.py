@@ -31,6 +31,7 @@ class Context:
         cluster: Where it runs.
         progress: Who is told.
         replace: Make again what was made from other settings or inputs, instead of refusing.
+        workers: Ranks of every student in place of its own `workers`; what others began goes on with them.
     """
 
     run: RunDirectory
@@ -38,6 +39,7 @@ class Context:
     cluster: RayCluster
     progress: Progress
     replace: bool = False
+    workers: int | None = None
 
     def finished(self, directory: Path, kind: str, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
         """Whether a directory that the calling stage makes holds exactly this work.

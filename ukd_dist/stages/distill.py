@@ -15,34 +15,29 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ukd_dist import manifest
 from ukd_dist.attempts import attempt_directory, earlier_checkpoints, new_attempt, with_history
 from ukd_dist.cluster import current_node
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.config import Student
-from ukd_dist.data.clips import Clips
-from ukd_dist.data.knowledge import MEAN_ENTROPY, TARGET, open_finished
-from ukd_dist.data.rowmemory import RowMemory
 from ukd_dist.data.shard_cache import open_to_decode
-from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, UkdError
-from ukd_dist.experiment import StudentMember, TargetMember, resolved
+from ukd_dist.expansion import validate
+from ukd_dist.experiment import StudentMember, resolved
 from ukd_dist.heartbeat import Heart
-from ukd_dist.method.losses import distillation_loss
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import CHECKPOINTS, ERROR, HISTORY, RunDirectory, leave_error, read_history
 from ukd_dist.stages.commits import drop_attempts, drop_older, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
 from ukd_dist.stages.keeping import keep_of, keep_only
-from ukd_dist.stages.online import TargetsOf, online_targets, require_weights, weights_digests
+from ukd_dist.stages.objectives import objective_of
+from ukd_dist.stages.online import require_weights, weights_digests
 from ukd_dist.stages.reduce import TARGET_FILE
 from ukd_dist.training.checkpoints import Checkpoints
 from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
-from ukd_dist.training.loop import Objective, Supervision, train
-from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
+from ukd_dist.training.loop import Supervision, train
+from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, training_clips
 
 DEEPSPEED = "deepspeed.json"
 
@@ -56,6 +51,7 @@ class Work:
     member: StudentMember
     attempt: int
     cluster: Cluster
+    other_ranks: bool = False
 
 
 def distill(context: Context) -> None:
@@ -75,6 +71,7 @@ def distill(context: Context) -> None:
 
 def _distill_one(context: Context, member: StudentMember) -> None:
     directory, settings = context.run.student(member.id), member.settings
+    workers = ranks_of(context, member)
     with (
         committing(context, member),
         context.progress.bar(f"student {member.id}", settings.epochs, "epochs") as bar,
@@ -83,7 +80,7 @@ def _distill_one(context: Context, member: StudentMember) -> None:
             member.id,
             train_student,
             lambda: new_work(context, member),
-            settings.workers,
+            workers,
             settings.resources,
             while_waiting=lambda: bar.update(len(read_history(with_history(directory)))),
         )
@@ -108,7 +105,20 @@ def new_work(context: Context, member: StudentMember) -> Work:
     directory, experiment = context.run.student(member.id), context.experiment
     number = new_attempt(directory)
     drop_older(directory, number - 1)
-    return Work(context.run.root, experiment.name, member, number, experiment.cluster)
+    others = context.workers is not None
+    return Work(context.run.root, experiment.name, member, number, experiment.cluster, others)
+
+
+def ranks_of(context: Context, member: StudentMember) -> int:
+    """How many ranks train a student.
+
+    Raises:
+        UsageError: They cannot share its batch equally.
+    """
+    if context.workers is None:
+        return member.settings.workers
+    settings = member.settings.model_dump() | {"workers": context.workers}
+    return validate(Student, settings, f"student {member.id} with --workers {context.workers}", ()).workers
 
 
 @contextmanager
@@ -167,7 +177,9 @@ def train_student(work: Work) -> None:
     recorder = Recorder(run.metrics, run=work.run_name, stage="distill", member=member.id, rank=engine.rank)
     with recorder, ExitStack() as stack:
         supervision = Supervision(
-            checkpoint_steps=work.cluster.checkpoint_steps, checkpoints_kept=work.cluster.checkpoints_kept
+            checkpoint_steps=work.cluster.checkpoint_steps,
+            checkpoints_kept=work.cluster.checkpoints_kept,
+            other_ranks=work.other_ranks,
         )
         if engine.rank == 0:
             # Rank 0 alone knows of SIGTERM: it could not stop without the others.
@@ -205,62 +217,3 @@ def _take_checkpoints(attempt: Path, settings: Student, inputs: dict[str, str], 
     checkpoints.take(earlier_checkpoints(attempt))
     began = checkpoints.latest()
     return began.name if any(began) else ""
-
-
-def objective_of(
-    run: RunDirectory, member: StudentMember, shards: ShardSet, device: torch.device
-) -> Objective:
-    """What a student minimises, by its labels and the target of each clip.
-
-    Raises:
-        DataError: The target is damaged, or a teacher that it keeps in memory.
-    """
-    settings, combination = member.settings, member.combination
-    if combination is None:
-        return supervised(settings)
-    assert settings.temperature is not None
-    temperature, space = settings.temperature, combination.space
-    target_of = (
-        online_targets(run, member, len(shards.classes), device)
-        if member.target is None
-        else stored_targets(run, member.target, shards, device)
-    )
-
-    def objective(logits_nc: torch.Tensor, batch: Clips) -> dict[str, torch.Tensor]:
-        target_nc, mean_entropies_n = target_of(batch)
-        losses = distillation_loss(
-            logits_nc,
-            batch.labels_b,
-            target_nc,
-            alpha=settings.alpha,
-            temperature=temperature,
-            space=space,
-            mean_entropies_n=mean_entropies_n,
-            label_smoothing=settings.label_smoothing,
-        )
-        return losses._asdict()
-
-    return objective
-
-
-def stored_targets(
-    run: RunDirectory, target: TargetMember, shards: ShardSet, device: torch.device
-) -> TargetsOf:
-    """The stored target of each clip's row, or of several stored views that of the one that it shows.
-
-    Raises:
-        DataError: The target is damaged.
-    """
-    each_view, directory = target.views.kind == "random", run.target(target.id)
-    rows, num_classes = shards.rows["train"], len(shards.classes)
-    targets = RowMemory(open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes), device)
-    entropies = None
-    if target.settings.method == "avg1":
-        mean_entropies = open_finished(directory, TARGET_FILE, MEAN_ENTROPY, rows, "train", None)
-        entropies = RowMemory(mean_entropies, device)
-
-    def targets_of(batch: Clips) -> tuple[torch.Tensor, torch.Tensor | None]:
-        seen = (batch.rows_b, batch.views_b) if each_view else (batch.rows_b,)
-        return targets[seen], None if entropies is None else entropies[seen]
-
-    return targets_of

@@ -19,7 +19,8 @@ from ukd_dist.errors import UkdError, UsageError
 from ukd_dist.experiment import Experiment, StudentMember
 from ukd_dist.rundir import leave_error
 from ukd_dist.stages.context import Context
-from ukd_dist.stages.distill import Work, committing, is_finished, new_work, train_student
+from ukd_dist.stages.distill import Work, committing, is_finished, new_work, ranks_of, train_student
+from ukd_dist.stages.online import require_weights
 from ukd_dist.training.setup import prepare_device
 
 
@@ -41,19 +42,24 @@ def student_named(experiment: Experiment, name: str) -> StudentMember:
 
 
 @contextmanager
-def joined(settings: Student) -> Iterator[int]:
+def joined(settings: Student, workers: int | None = None) -> Iterator[int]:
     """This process's rank among those that the launcher started, with torch.distributed between them.
+
+    Args:
+        settings: The student's.
+        workers: Ranks in place of its own `workers`.
 
     Raises:
         UsageError: They are not as many as the student's `workers`, no launcher started this process, or it
             cannot find the others.
     """
     world_size, local_rank = _told("WORLD_SIZE"), _told("LOCAL_RANK")
-    if world_size != settings.workers:
+    expected = settings.workers if workers is None else workers
+    if world_size != expected:
         raise UsageError(
             f"{world_size} ranks were started for student '{settings.name}'",
-            expected=f"{settings.workers}, as its `workers` say: another number trains another student",
-            action="start so many, or change `workers`",
+            expected=f"{expected}, as its `workers` say: another number trains another student",
+            action=f"start so many, or go on with others by --workers {world_size}",
         )
     _refuse_stale_addresses()
     # Where DeepSpeed's launcher sets it, gradients are added in another order than by gloo under Ray.
@@ -79,6 +85,8 @@ def lead(coordinating: AbstractContextManager[Context], member: StudentMember) -
         try:
             context = stack.enter_context(coordinating)
             finished = is_finished(context, member)
+            if not finished:
+                require_weights(context.run, member)
         except UkdError as error:
             _from_rank_0(error)
             raise
@@ -87,10 +95,8 @@ def lead(coordinating: AbstractContextManager[Context], member: StudentMember) -
             context.progress.say(f"student {member.id}: nothing to do, done already")
             return
         with committing(context, member):
-            work = new_work(context, member)
-            context.progress.say(
-                f"student {member.id}: attempt {work.attempt}, {member.settings.workers} ranks"
-            )
+            ranks, work = ranks_of(context, member), new_work(context, member)
+            context.progress.say(f"student {member.id}: attempt {work.attempt}, {ranks} ranks")
             _from_rank_0(work)
             train_student(work)
         context.progress.say(f"student {member.id}: done")
