@@ -130,6 +130,36 @@ def test_ranks_that_die_under_torchrun_go_on_from_their_checkpoint_when_it_resta
     assert learnt(student) == learnt(undisturbed / "students" / student.name)
 
 
+def test_one_rank_goes_on_where_two_began_when_it_is_asked_to(undisturbed: Path, tmp_path: Path) -> None:
+    root, student = undistilled(undisturbed, tmp_path)
+    with running(root, launched(TORCHRUN, root)) as process:
+        wait_until("an epoch", lambda: bool(epochs_of(student)))
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    begun = len(epochs_of(student))
+
+    done = call(command(root, "--workers", "1", stage="distill"))
+
+    assert done.returncode == 0, done.stderr
+    (whole, expected) = (learnt(folder / "students" / student.name)[1] for folder in (root, undisturbed))
+    assert [line["ranks"] for line in expected] == [2] * len(expected)
+    assert [line["ranks"] for line in whole] == [2] * begun + [1] * (len(whole) - begun)
+    assert whole[:begun] == expected[:begun]
+    assert [line["clips"] for line in whole] == [line["clips"] for line in expected]
+    log = (root / "logs" / f"{student.name}-rank0.log").read_text()
+    assert f"1 ranks go on from {student}/attempts/2/checkpoint/epoch-" in log
+
+
+def test_ranks_that_cannot_share_the_batch_are_refused(undisturbed: Path, tmp_path: Path) -> None:
+    root, _ = undistilled(undisturbed, tmp_path)
+
+    done = call(command(root, "--workers", "3", stage="distill"))
+
+    assert done.returncode == 2
+    assert "with --workers 3: batch_size " in done.stderr
+    assert " is not a multiple of workers 3; expected equal shares for every rank" in done.stderr
+
+
 def test_another_number_of_ranks_than_workers_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
