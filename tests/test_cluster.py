@@ -22,7 +22,13 @@ from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.errors import DataError, ResourceError, TrainingError
 
 NODES, MAX_FAILURES = 2, 1
-SETTINGS = Cluster(local_nodes=NODES, cpus_per_node=1, max_failures=MAX_FAILURES)
+SETTINGS = Cluster(
+    local_nodes=NODES,
+    cpus_per_node=1,
+    max_failures=MAX_FAILURES,
+    network_interface="lo",
+    rank_timeout_minutes=1.5,
+)
 pytestmark = pytest.mark.cluster
 
 
@@ -289,7 +295,14 @@ def look_around(folder: Path) -> None:
         die_once(folder / "died")
     total = torch.tensor(10.0**rank)
     distributed.all_reduce(total)
-    seen = {"world_size": distributed.get_world_size(), "local_rank": os.environ["LOCAL_RANK"]}
+    assert distributed.group.WORLD is not None
+    gloo = distributed.group.WORLD._get_backend(torch.device("cpu"))
+    seen = {
+        "world_size": distributed.get_world_size(),
+        "local_rank": os.environ["LOCAL_RANK"],
+        "interfaces": [os.environ[f"{library}_SOCKET_IFNAME"] for library in ("NCCL", "GLOO")],
+        "timeout": gloo.options._timeout.total_seconds(),
+    }
     (folder / f"rank{rank}.json").write_text(json.dumps({"rank": rank, "sum": total.item(), **seen}))
 
 
@@ -329,9 +342,8 @@ def group(cluster: RayCluster, logs: Path, tmp_path_factory: pytest.TempPathFact
 
 def test_two_ranks_on_two_nodes_know_themselves_and_reach_each_other(group: Group) -> None:
     # LOCAL_RANK counts on a machine, and both Ray nodes are on this one.
-    assert group.ranks == [
-        {"rank": rank, "sum": 11.0, "world_size": 2, "local_rank": str(rank)} for rank in (0, 1)
-    ]
+    known = {"sum": 11.0, "world_size": 2, "interfaces": ["lo", "lo"], "timeout": 90.0}
+    assert group.ranks == [{"rank": rank, "local_rank": str(rank), **known} for rank in (0, 1)]
     assert len({starts[-1]["node"] for starts in group.starts}) == NODES
 
 

@@ -69,8 +69,14 @@ class Cluster(Settings):
     checkpoint_minutes: float = Field(
         10.0, gt=0, description="longest time of a teacher's training without a checkpoint, minutes"
     )
-    checkpoint_steps: int = Field(200, ge=1, description="most steps of a training without a checkpoint")
+    checkpoint_steps: int = Field(200, ge=1, description="most steps of a student without a checkpoint")
     checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of a training that are kept")
+    rank_timeout_minutes: float = Field(
+        30.0, gt=0, description="longest time that a student's ranks wait for one of them, minutes"
+    )
+    network_interface: str | None = Field(
+        None, min_length=1, description="by which ranks talk (NCCL, gloo), such as eth0; null: they choose"
+    )
     reduce_rows: int | None = Field(
         None,
         ge=1,
@@ -90,6 +96,12 @@ class Cluster(Settings):
     metrics_port: int | None = Field(
         0, ge=0, le=65535, description="of the exporter; 0: a free one; null: none"
     )
+
+    @property
+    def rank_environment(self) -> dict[str, str]:
+        """What NCCL and gloo read in a rank's environment."""
+        names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+        return {} if self.network_interface is None else dict.fromkeys(names, self.network_interface)
 
     @field_validator("shard_cache")
     @classmethod

@@ -172,7 +172,7 @@ def distill_launched(
     """
     member = student_named(experiment, name)
     run = RunDirectory(experiment.root)
-    with joined(member.settings, workers) as rank:
+    with joined(member.settings, experiment.cluster, workers) as rank:
         if rank != 0:
             follow(run.student(member.id))
             return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ukd_dist.cluster.worker import last_line, run_rank
-from ukd_dist.cluster_config import Resources
+from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.errors import UkdError
 
 _POLL_SECONDS = 0.5
@@ -25,6 +25,7 @@ def run_group(
     argument: Any,
     workers: int,
     resources: Resources,
+    settings: Cluster,
     logs: Path,
     while_waiting: Callable[[], None],
 ) -> None:
@@ -36,6 +37,7 @@ def run_group(
         argument: Its argument.
         workers: Ranks, spread over nodes.
         resources: Of each rank; GPUs make it an NCCL group, none a gloo group.
+        settings: How they talk.
         logs: Folder of the logs.
         while_waiting: Called now and then, and when the group has ended.
 
@@ -51,7 +53,9 @@ def run_group(
     trainer = TorchTrainer(
         run_rank,
         train_loop_config={"log": logs / name, "function": function, "argument": argument},
-        torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if resources.gpus else "gloo", timeout_s=round(60 * settings.rank_timeout_minutes)
+        ),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=resources.gpus > 0,
@@ -61,6 +65,7 @@ def run_group(
         run_config=RunConfig(
             storage_path=str(logs / "ray_train"),
             name=name,
+            worker_runtime_env={"env_vars": settings.rank_environment},
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=_CONTROLLER_FAILURES),
         ),
     )

@@ -123,7 +123,9 @@ class RayCluster:
         for attempt in range(self._settings.max_failures + 1):
             require(alive_nodes(), resources, count=workers)  # each time: a node may be gone for good
             try:
-                run_group(name, function, begin(), workers, resources, self.logs, while_waiting)
+                run_group(
+                    name, function, begin(), workers, resources, self._settings, self.logs, while_waiting
+                )
                 return
             except GroupLostError as error:
                 free_reservations()

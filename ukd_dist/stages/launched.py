@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from torch import distributed
 
+from ukd_dist.cluster_config import Cluster
 from ukd_dist.config import Student
 from ukd_dist.errors import UkdError, UsageError
 from ukd_dist.experiment import Experiment, StudentMember
@@ -42,11 +44,12 @@ def student_named(experiment: Experiment, name: str) -> StudentMember:
 
 
 @contextmanager
-def joined(settings: Student, workers: int | None = None) -> Iterator[int]:
+def joined(settings: Student, cluster: Cluster, workers: int | None = None) -> Iterator[int]:
     """This process's rank among those that the launcher started, with torch.distributed between them.
 
     Args:
         settings: The student's.
+        cluster: How ranks talk.
         workers: Ranks in place of its own `workers`.
 
     Raises:
@@ -65,7 +68,9 @@ def joined(settings: Student, workers: int | None = None) -> Iterator[int]:
     # Where DeepSpeed's launcher sets it, gradients are added in another order than by gloo under Ray.
     os.environ.pop("LOCAL_SIZE", None)
     prepare_device(settings, local_rank)
-    distributed.init_process_group("nccl" if settings.resources.gpus else "gloo")
+    os.environ.update(cluster.rank_environment)
+    timeout = timedelta(minutes=cluster.rank_timeout_minutes)
+    distributed.init_process_group("nccl" if settings.resources.gpus else "gloo", timeout=timeout)
     yield distributed.get_rank()
     distributed.destroy_process_group()  # not after an error: others may wait in it
 
