@@ -63,7 +63,8 @@ class Captured:
         payload = path.read_bytes()
         if not is_whole(path, payload) or work_of(payload) != self._work:
             return None
-        return load(payload)[LOGITS]
+        logits: torch.Tensor = load(payload)[LOGITS]
+        return logits
 
 
 def take_over(own: Path, other: Path) -> None:
