@@ -48,7 +48,7 @@ from ukd_dist.stages.context import Context
 from ukd_dist.stages.teach import teach
 
 NODES = 4
-SEEDS, EPOCHS = 16, 6
+SEEDS, EPOCHS = 16, 8
 LOOK_SECONDS = 0.5
 RESULT, LOGITS_KEPT = RESULTS / "packing.json", RESULTS / "fleet_logits.safetensors"
 EXPERIMENT = """
@@ -60,10 +60,10 @@ data:
   validation: {{share: 0.25}}
   modalities: [rgb, flow]
   encoding: {{short_side: 64, samples_per_shard: 50}}
-  clip: {{frames: 8, stride: 4, size: 48, short_side: [48, 60]}}
+  clip: {{frames: 8, stride: 4, size: 32, short_side: [32, 40]}}
 teachers:
   keep: all
-  defaults: {{lr: 0.02, batch_size: 8, dropout: 0.2, epochs: {epochs}, resources: {{frame_cache_gib: 0.5}}}}
+  defaults: {{lr: 0.05, batch_size: 8, dropout: 0.2, epochs: {epochs}, resources: {{frame_cache_gib: 0.5}}}}
   fleet: [{{grid: {{arch: [x3d_tiny, slowfast_tiny], modality: [rgb, flow], seed: {seeds}}}}}]
 students:
   runs: [{{name: nobody, arch: slowfast_tiny, modality: rgb, targets: none}}]
@@ -100,7 +100,7 @@ def main() -> None:
 def prepare(folder: Path, small: bool) -> Experiment:
     """The experiment, its videos drawn and sharded."""
     file = folder / "packing.yaml"
-    sizes = {"train_clips": 4, "test_clips": 2} if small else {"train_clips": 18, "test_clips": 16}
+    sizes = {"train_clips": 4, "test_clips": 2} if small else {"train_clips": 12, "test_clips": 12}
     seeds, epochs = list(range(2 if small else SEEDS)), 1 if small else EPOCHS
     file.write_text(EXPERIMENT.format(root=folder / "run", seeds=seeds, epochs=epochs, nodes=NODES, **sizes))
     experiment = pipeline.load(file)
