@@ -81,7 +81,8 @@ def online_targets(
     }
 
     def targets_of(batch: Clips) -> tuple[Tensor, Tensor | None]:
-        with torch.no_grad():
+        bf16 = member.settings.precision == "bf16"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = {teacher: network(batch.clips_bcthw) for teacher, network in networks.items()}
         opinions = {teacher: logits_bc.float().cpu() for teacher, logits_bc in logits.items()}
         target_bc, mean_entropies_b = combine(weighting, opinions, batch.labels_b.cpu())

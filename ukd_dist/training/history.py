@@ -6,8 +6,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from ukd_dist.errors import DataError
 from ukd_dist.manifest import write_atomically
+from ukd_dist.metrics import Recorder, peak_host_memory_bytes
 from ukd_dist.rundir import HISTORY, read_history
 
 
@@ -58,3 +61,15 @@ def read_epochs(directory: Path) -> list[Epoch]:
             expected="the fields of one epoch a line",
             action=f"remove {directory}",
         ) from error
+
+
+def record_epoch(recorder: Recorder, line: Epoch) -> None:
+    """Give an epoch's figures to the metrics."""
+    recorder.set("ukd_epoch", line.epoch)
+    recorder.set("ukd_epoch_seconds", line.seconds)
+    recorder.set("ukd_accuracy_ratio", line.accuracy, split="train")
+    recorder.set("ukd_memory_peak_bytes", peak_host_memory_bytes(), device="host")
+    if torch.cuda.is_available():
+        recorder.set("ukd_memory_peak_bytes", torch.cuda.max_memory_allocated(), device="cuda")
+    for kind, loss in line.losses.items():
+        recorder.set("ukd_loss", loss, kind=kind)

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ukd_dist.config import Training
@@ -24,10 +23,11 @@ from ukd_dist.errors import MismatchError, NotFiniteError, PreemptedError
 from ukd_dist.experiment import resolved
 from ukd_dist.metrics import Recorder, Stopwatch, peak_host_memory_bytes
 from ukd_dist.rundir import CHECKPOINTS
+from ukd_dist.training import randomness
 from ukd_dist.training.averaging import Average
 from ukd_dist.training.checkpoints import KEPT, Checkpoints, Position
 from ukd_dist.training.engines import Engine
-from ukd_dist.training.history import Epoch, write_history
+from ukd_dist.training.history import Epoch, record_epoch, write_history
 from ukd_dist.training.schedules import learning_rate
 
 _log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def train(
         save(Position(epoch + 1))
         if engine.rank == 0:
             write_history(directory, history)
-            _record(recorder, line)
+            record_epoch(recorder, line)
             recorder.write()
         supervision.on_step(Position(epoch + 1), steps)
         if epoch + 1 < settings.epochs and supervision.stop_asked():
@@ -178,13 +178,13 @@ def _take_up(work: _Work, epoch: int, begin: int, parts: list[dict[str, Any]]) -
     """Random state and sums of this rank after `begin` steps of an epoch, from what the ranks then saved."""
     rank, device = work.engine.rank, work.engine.device
     if not begin:
-        _seed(work.settings.seed, epoch, rank)
+        randomness.seed(work.settings.seed, epoch, rank)
         return _Sums()
     sums = [_Sums(**part["sums"]) for part in parts]
     if len(parts) == work.engine.ranks:
-        _restore_random(parts[rank]["random"], device)
+        randomness.restore(parts[rank]["random"], device)
         return sums[rank]
-    _seed(work.settings.seed, epoch, rank, begin)  # nobody's state would do
+    randomness.seed(work.settings.seed, epoch, rank, begin)  # nobody's state would do
     if rank:
         return _Sums(losses=dict.fromkeys(sums[0].losses, 0.0))
     for other in sums[1:]:
@@ -222,7 +222,7 @@ def _run_epoch(
         due = unsaved >= supervision.checkpoint_seconds or unsaved_steps >= supervision.checkpoint_steps
         if stopped or due:
             sums.seconds = before + whole.total()
-            save(position, sums=asdict(sums), random=_random_state(work.engine.device))
+            save(position, sums=asdict(sums), random=randomness.state(work.engine.device))
             unsaved, unsaved_steps = 0.0, 0
         if stopped:
             raise _preempted(position)
@@ -293,34 +293,6 @@ def _preempted(position: Position) -> PreemptedError:
         expected="to go on to the last epoch",
         action="run again: it goes on from there",
     )
-
-
-def _record(recorder: Recorder, line: Epoch) -> None:
-    recorder.set("ukd_epoch", line.epoch)
-    recorder.set("ukd_epoch_seconds", line.seconds)
-    recorder.set("ukd_accuracy_ratio", line.accuracy, split="train")
-    recorder.set("ukd_memory_peak_bytes", peak_host_memory_bytes(), device="host")
-    if torch.cuda.is_available():
-        recorder.set("ukd_memory_peak_bytes", torch.cuda.max_memory_allocated(), device="cuda")
-    for kind, loss in line.losses.items():
-        recorder.set("ukd_loss", loss, kind=kind)
-
-
-def _seed(*numbers: int) -> None:
-    (state,) = np.random.SeedSequence(numbers).generate_state(1)
-    torch.manual_seed(int(state))
-
-
-def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """State of the generators that dropout draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
-
-
-def _restore_random(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
