@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from ukd_dist.clip_config import Views
 from ukd_dist.config import Training
+from ukd_dist.data.ahead import ahead
 from ukd_dist.data.clips import CHANNELS, Clips, decode_clips
 from ukd_dist.data.frame_cache import FrameCache
 from ukd_dist.data.shards import ShardSet, SplitName
@@ -83,6 +84,9 @@ def training_clips(
         stored: Show these stored views instead of fresh random ones.
         rows: The rows that are trained on, int64; None for all.
         first_step: Steps of the first epoch that are passed over; nothing of them is decoded.
+
+    Yields:
+        The clips, the next of which are made meanwhile; on a CPU valid until the next ones are asked for.
     """
     batches = training_batches(
         shards.rows["train"].frames,
@@ -96,7 +100,7 @@ def training_clips(
         rows=rows,
     )
     everyone = np.arange(len(shards.rows["train"])) if rows is None else rows
-    return decode_clips(
+    clips = decode_clips(
         shards,
         "train",
         settings.modality,
@@ -108,6 +112,7 @@ def training_clips(
         cache=_cache(shards, settings, everyone, _decoder(settings, device)),
         num_threads=_threads(settings),
     )
+    return ahead(clips)
 
 
 def evaluation_clips(
