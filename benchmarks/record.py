@@ -45,7 +45,16 @@ def commit() -> str:
 def hardware(cores_used: int | None = None) -> str:
     """This machine in words, with the cores that were measured on: by default all."""
     cores = f"{os.cpu_count()} cores" if cores_used is None else f"{cores_used} of {os.cpu_count()} cores"
-    return f"{cores}, {cpu_model()}, no GPU"
+    return f"{cores}, {cpu_model()}, {gpu_name() or 'no GPU'}"
+
+
+def gpu_name() -> str:
+    """The first GPU as its driver calls it; empty where there is none."""
+    try:
+        listed = output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return listed.partition("\n")[0]
 
 
 def cpu_model() -> str:
