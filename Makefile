@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DALI ?= cuda13
 PYTEST_ARGS ?=
 
-.PHONY: install demo test test-slow check format bench clean
+.PHONY: install demo test test-slow check format bench gpu clean
 
 install: $(VENV)/.installed
 
@@ -34,7 +34,13 @@ format: install
 
 # What a benchmark imports is none itself.
 bench: install
-	set -e; for script in $(filter-out benchmarks/record.py benchmarks/competitors.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out $(addprefix benchmarks/,record.py competitors.py trainings.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+
+# Tests and figures of a machine with a GPU: about 15 minutes.
+gpu: install
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/step.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

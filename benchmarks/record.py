@@ -45,7 +45,16 @@ def commit() -> str:
 def hardware(cores_used: int | None = None) -> str:
     """This machine in words, with the cores that were measured on: by default all."""
     cores = f"{os.cpu_count()} cores" if cores_used is None else f"{cores_used} of {os.cpu_count()} cores"
-    return f"{cores}, {cpu_model()}, {gpu_model()}"
+    return f"{cores}, {cpu_model()}, {gpu_name() or 'no GPU'}"
+
+
+def gpu_name() -> str:
+    """The first GPU as its driver calls it; empty where there is none."""
+    try:
+        listed = output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return listed.partition("\n")[0]
 
 
 def cpu_model() -> str:
@@ -53,12 +62,6 @@ def cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def gpu_model() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
 def save(path: Path, record: dict[str, Any], *, indent: int | None = 1) -> None:

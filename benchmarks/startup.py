@@ -13,18 +13,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from itertools import cycle, islice
 from pathlib import Path
 
 from record import RESULTS, claim_of, commit, hardware, real_clips, save
+from trainings import repeated_shards
 
-from ukd_dist import manifest
-from ukd_dist.data.components import encode_sample
-from ukd_dist.data.shards import SAMPLES, Sample, samples_csv, shard_name, write_shard
-from ukd_dist.data.video import probe
-from ukd_dist.data_config import Encoding
-
-CLIPS, PER_SHARD, SOURCES = 5500, 64, 48
+CLIPS, SOURCES = 5500, 48
 REPEATS = 5
 RESULT = RESULTS / "startup.json"
 
@@ -51,7 +45,8 @@ print(json.dumps({"import": imported - began, "open": opened - imported, "first 
 def main() -> None:
     paths = real_clips(__doc__)
     with tempfile.TemporaryDirectory() as scratch:
-        shards = make_shards(paths[:: len(paths) // SOURCES][:SOURCES], Path(scratch) / "run" / "shards")
+        shards = Path(scratch) / "run" / "shards"
+        repeated_shards(paths[:: len(paths) // SOURCES][:SOURCES], shards, rows=CLIPS)
         size = sum(path.stat().st_size for path in shards.glob("*.tar"))
         start(shards, str(Path(scratch) / "copies"))  # makes the copy
         ways = {"in place, every tar hashed": "", "a node's copy": str(Path(scratch) / "copies")}
@@ -75,26 +70,6 @@ def main() -> None:
     }
     print(json.dumps(record))
     save(RESULT, record)
-
-
-def make_shards(paths: list[Path], directory: Path) -> Path:
-    encoded = []
-    for path in paths:
-        info = probe(path)
-        sample = Sample("train", 0, path.stem, 0, "any", "", info.frames, info.fps, info.width, info.height)
-        encoded.append((sample, encode_sample(sample, path, ("rgb",), Encoding())))
-    samples, names = [], [SAMPLES]
-    for row, (sample, components) in enumerate(islice(cycle(encoded), CLIPS)):
-        samples.append((Sample(**{**vars(sample), "row": row, "key": f"{sample.key}_{row}"}), components))
-    directory.mkdir(parents=True)
-    for number, begin in enumerate(range(0, CLIPS, PER_SHARD)):
-        tar = shard_name("train", number)
-        write_shard(directory / tar, samples[begin : begin + PER_SHARD])
-        names += [tar, Path(tar).with_suffix(".idx").name]
-    manifest.write_atomically(directory / SAMPLES, samples_csv(sample for sample, _ in samples))
-    settings = {"classes": ["any"], "encoding": Encoding().model_dump(mode="json")}
-    manifest.commit(directory, "shards", settings, {"source": "0" * 64}, names)
-    return directory
 
 
 def start(shards: Path, cache: str) -> dict[str, float]:

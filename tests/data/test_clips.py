@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.devices import CPU, DEVICES
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.data import jpegs
 from ukd_dist.data.clips import (
@@ -31,7 +32,6 @@ from ukd_dist.data.vp9 import Vp9Encoder
 from ukd_dist.data_config import Codec, Modality
 from ukd_dist.errors import UsageError
 
-CPU = torch.device("cpu")
 WIDTH, HEIGHT = 96, 64
 BOUND = 20.0
 Film = np.ndarray  # an encoded video, uint8
@@ -456,13 +456,22 @@ def test_an_error_on_the_way_to_the_videos_comes_through_as_it_is(numbered: Film
         list(decode(until_something_is_missing(), "rgb", whole(), batch_size=1, flow_bound=BOUND, device=CPU))
 
 
-# On a GPU.
+def test_clips_stay_as_they_are_until_the_next_but_one_are_asked_for(numbered: Film) -> None:
+    batches = (encoded([numbered], views([0], start_frames=start)) for start in (0, 9, 4))
+    made = decode(batches, "rgb", whole(), batch_size=1, flow_bound=BOUND, device=CPU)
+    first, *_ = next(made)
+    kept = first.clone()
+    second, *_ = next(made)
+    assert torch.equal(first, kept)
+    assert not torch.equal(first, second)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, whose NVDEC decodes VP9")
+# On a GPU. Its body runs on a CPU too, where the two ways are one.
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("modality", ["rgb", "flow"])
-def test_a_gpu_shows_what_a_cpu_shows(modality: Modality) -> None:
+def test_every_device_shows_what_a_cpu_shows(modality: Modality, device: torch.device) -> None:
     width, height = 192, 144  # NVDEC takes no VP9 smaller than 128
     if modality == "rgb":
         films = [film(scene(n + 50 * row, width, height) for n in range(20)) for row in range(3)]
@@ -479,9 +488,9 @@ def test_a_gpu_shows_what_a_cpu_shows(modality: Modality) -> None:
     ]
     clip = whole(112, frames=6, stride=2, gamma=3.0)
     on_cpu = decoded(films, batches, clip, modality)
-    on_gpu = decoded(films, batches, clip, modality, device=torch.device("cuda"))
+    on_device = decoded(films, batches, clip, modality, device=device)
     unit = 1 / 255 / RGB_STD if modality == "rgb" else 2 * BOUND / 255  # one level of 8 bits
-    for cpu, gpu in zip(on_cpu, on_gpu, strict=True):
-        assert gpu.shape == cpu.shape
-        assert np.abs(gpu - cpu).mean() < unit
-        assert abs((gpu - cpu).mean()) < 0.2 * unit
+    for cpu, there in zip(on_cpu, on_device, strict=True):
+        assert there.shape == cpu.shape
+        assert np.abs(there - cpu).mean() < unit
+        assert abs((there - cpu).mean()) < 0.2 * unit

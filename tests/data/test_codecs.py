@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.data.odd_videos import Maker, turned
 from tests.data.test_clips import decoded, film, grey, levels, scene, views, whole
+from tests.devices import CPU, DEVICES
 from tests.finished_shards import finish
 from ukd_dist.clip_config import Clip
 from ukd_dist.data import jpegs
@@ -36,7 +37,6 @@ from ukd_dist.data_config import Codec, Encoding
 from ukd_dist.errors import DataError, UsageError
 
 CODECS: tuple[Codec, ...] = ("vp9", "copy", "jpeg")
-CPU = torch.device("cpu")
 WIDTH, HEIGHT = 96, 64
 SIZES = [(96, 64), (64, 96), (128, 128)]
 Film = np.ndarray  # a component, uint8
@@ -201,17 +201,16 @@ def test_real_dark_clips_as_jpegs_are_as_near_to_their_source_as_vp9(arid_data: 
     assert np.mean(ratio["jpeg"]) > np.mean(ratio["vp9"])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_shows_the_single_frames_that_a_cpu_shows() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_device_shows_the_single_frames_that_a_cpu_shows(device: torch.device) -> None:
     films = [jpegs_of(scene(n + 50 * row, *size) for n in range(12)) for row, size in enumerate(SIZES)]
     batches = [views([0, 1, 2], start_frames=[0, 5, 9], crop_x=[0, 0.5, 1], mirror=[0, 1, 1]), views([1])]
     clip = whole(48, frames=4, stride=2, gamma=3.0)
     on_cpu = decoded(films, batches, clip, codec="jpeg")
-    on_gpu = decoded(films, batches, clip, codec="jpeg", device=torch.device("cuda"))
-    for cpu, gpu in zip(on_cpu, on_gpu, strict=True):
-        assert gpu.shape == cpu.shape
-        assert abs((levels(gpu) - levels(cpu)).mean()) < 0.2
+    on_device = decoded(films, batches, clip, codec="jpeg", device=device)
+    for cpu, there in zip(on_cpu, on_device, strict=True):
+        assert there.shape == cpu.shape
+        assert abs((levels(there) - levels(cpu)).mean()) < 0.2
 
 
 # Single frames as a component.

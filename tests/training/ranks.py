@@ -1,4 +1,4 @@
-"""Ranks as processes of their own, with a gloo group between them."""
+"""Ranks as processes of their own, with a group between them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing
 
+from tests.devices import CPU
+
 
 @contextmanager
-def member_of_group(rank: int, ranks: int, rendezvous: Path) -> Iterator[None]:
-    """This process as one rank; those of a machine share it, a thread each."""
+def member_of_group(rank: int, ranks: int, rendezvous: Path, device: torch.device = CPU) -> Iterator[None]:
+    """This process as one rank of a gloo group, or of NCCL's on a GPU; a thread each."""
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
     yield
     distributed.destroy_process_group()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.devices import CPU, DEVICES
 from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Resources
 from ukd_dist.config import Teacher
@@ -13,7 +14,6 @@ from ukd_dist.models.networks import VideoNetwork
 from ukd_dist.training.inference import infer
 from ukd_dist.training.setup import build_network, evaluation_clips
 
-CPU = torch.device("cpu")
 SETTINGS = Teacher(
     arch="slowfast_tiny",
     modality="rgb",
@@ -42,18 +42,18 @@ def one_by_one(model: VideoNetwork, shards: ShardSet, views: Views) -> dict[tupl
         }
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_process_with_a_gpu_decodes_on_its_cpu_where_it_is_told_to(shards: ShardSet) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_process_with_a_gpu_decodes_on_its_cpu_where_it_is_told_to(
+    shards: ShardSet, device: torch.device
+) -> None:
     """NVDEC takes no VP9 as small as these shards': what is decoded was not decoded by it."""
-    device = torch.device("cuda")
     on_cpu = SETTINGS.model_copy(update={"resources": Resources(gpus=1, decode="cpu")})
     for clips, wanted in zip(
         evaluation_clips(shards, "test", on_cpu, device),
         evaluation_clips(shards, "test", SETTINGS, CPU),
         strict=True,
     ):
-        assert clips.clips_bcthw.device.type == clips.labels_b.device.type == "cuda"
+        assert clips.clips_bcthw.device.type == clips.labels_b.device.type == device.type
         assert torch.equal(clips.clips_bcthw.cpu(), wanted.clips_bcthw)
 
 

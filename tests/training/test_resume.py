@@ -111,6 +111,12 @@ def test_two_ranks_cut_off_within_an_epoch_end_bit_identical(
     assert losses[0] == losses[1]
 
 
+def distance(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    return float(
+        sum((value.double() - others[name].double()).square().sum() for name, value in weights.items())
+    )
+
+
 def on_another_number(shards: Path, folder: Path, zeros: tuple[int, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {"ranks": distributed.get_world_size()}
     for zero in zeros:
@@ -142,5 +148,7 @@ def test_another_number_of_ranks_goes_on_only_when_it_is_asked_to(
         for line, other in zip(lines[1:], undisturbed[1:], strict=True):
             assert line.losses != other.losses
             assert line.losses["ce"] == pytest.approx(other.losses["ce"], abs=0.5)
-    weights = [alone[f"weights {zero}"] for zero in (0, 2)]
-    assert all(torch.allclose(weights[0][name], value, atol=1e-5) for name, value in weights[1].items())
+    # Both stages took the optimizer's state up: they are nearer to each other than to two ranks' result.
+    assert distance(alone["weights 0"], alone["weights 2"]) < 0.01 * distance(
+        alone["weights 0"], ranks[0]["undisturbed 0"]
+    )

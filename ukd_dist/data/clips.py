@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def decode_clips(
         num_threads: DALI's threads.
 
     Yields:
-        The clips on `device`; on a CPU valid until the next ones are asked for.
+        The clips on `device`; on a CPU valid until the next but one are asked for.
 
     Raises:
         UsageError: The shards lack the component, or its codec needs NVDEC and the decoder is a CPU.
@@ -150,7 +151,7 @@ def decode(
 
     Yields:
         The clips, float32 `[batch, channels, frames, size, size]` on `device`, on a CPU valid until the next
-        ones are asked for; on the CPU their row numbers and the numbers of their stored views, int64.
+        but one are asked for; on the CPU their row numbers and the numbers of their stored views, int64.
     """
     shown = ((_shown(batch, clip, codec), batch.views) for batch in encoded)
     form: frames.Form = "stills" if codec == "jpeg" else "video"
@@ -180,8 +181,8 @@ def _clips(
     # Copies on one stream of their own: waiting for them must not wait for the training step before.
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
     shape = CHANNELS[modality], clip.frames, clip.size, clip.size
-    # On a CPU one piece of memory serves all batches: asking for it anew costs a quarter of the work on it.
-    memory = torch.empty((batch_size, *shape)) if device.type == "cpu" else None
+    # On a CPU two pieces of memory serve all batches: asking for it anew costs a quarter of the work on it.
+    memory = cycle([torch.empty((batch_size, *shape)) for _ in range(2)]) if device.type == "cpu" else None
     for videos in frames.resized(
         shown(),
         form,
@@ -195,8 +196,8 @@ def _clips(
     ):
         views = pending.popleft()
         with torch.cuda.stream(copying):
-            clips_bcthw = torch.empty((len(videos), *shape), device=device) if memory is None else memory
-            clips_bcthw = clips_bcthw[: len(videos)]
+            fresh = torch.empty((len(videos), *shape), device=device) if memory is None else next(memory)
+            clips_bcthw = fresh[: len(videos)]
             _finish(videos, views, modality, clip.gamma, clips_bcthw)
         if copying is not None:
             copying.synchronize()

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from ukd_dist.clip_config import Views
 from ukd_dist.config import Training
+from ukd_dist.data.ahead import ahead
 from ukd_dist.data.clips import CHANNELS, Clips, decode_clips
 from ukd_dist.data.frame_cache import FrameCache
 from ukd_dist.data.shards import ShardSet, SplitName
@@ -54,13 +55,14 @@ def build_network(settings: Training, num_classes: int) -> VideoNetwork:
 
 
 def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD, Nesterov where there is momentum, or AdamW."""
+    """SGD, Nesterov where there is momentum, or AdamW; fused: one pass over the weights."""
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
             model.parameters(),
             lr=settings.lr,
             betas=(settings.momentum, 0.999),
             weight_decay=settings.weight_decay,
+            fused=True,
         )
     return torch.optim.SGD(
         model.parameters(),
@@ -68,6 +70,7 @@ def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.Optimiz
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         nesterov=settings.momentum > 0,
+        fused=True,
     )
 
 
@@ -94,6 +97,9 @@ def training_clips(
         stored: Show these stored views instead of fresh random ones.
         rows: The rows that are trained on, int64; None for all.
         first_step: Steps of the first epoch that are passed over; nothing of them is decoded.
+
+    Yields:
+        The clips, the next of which are made meanwhile; on a CPU valid until the next ones are asked for.
     """
     batches = training_batches(
         shards.rows["train"].frames,
@@ -107,7 +113,7 @@ def training_clips(
         rows=rows,
     )
     everyone = np.arange(len(shards.rows["train"])) if rows is None else rows
-    return decode_clips(
+    clips = decode_clips(
         shards,
         "train",
         settings.modality,
@@ -119,6 +125,7 @@ def training_clips(
         cache=_cache(shards, settings, everyone, _decoder(settings, device)),
         num_threads=_threads(settings),
     )
+    return ahead(clips)
 
 
 def evaluation_clips(
