@@ -38,7 +38,6 @@ from trainings import drawn_videos, one_rank, repeated_shards
 
 from ukd_dist.clip_config import Clip
 from ukd_dist.cluster_config import Resources
-from ukd_dist.config import Student
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.method.assembly import Assembly
@@ -54,6 +53,7 @@ from ukd_dist.training.setup import (
     supervised,
     training_clips,
 )
+from ukd_dist.training_config import Student
 
 Source = Literal["resident", "channels_last", "decoded"]
 Precision = Literal["float32", "bf16"]

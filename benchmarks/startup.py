@@ -28,7 +28,7 @@ import json, sys, time
 began = time.perf_counter()
 from pathlib import Path
 import torch
-from ukd_dist.config import Teacher
+from ukd_dist.training_config import Teacher
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.training.setup import training_clips
 imported = time.perf_counter()

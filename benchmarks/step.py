@@ -36,7 +36,6 @@ from trainings import PHASES, Watch, drawn_videos, one_rank, repeated_shards
 
 from ukd_dist.clip_config import Clip
 from ukd_dist.cluster_config import Resources
-from ukd_dist.config import NO_TARGETS, Student
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data_config import Codec
 from ukd_dist.metrics import Recorder
@@ -49,6 +48,7 @@ from ukd_dist.training.setup import (
     supervised,
     training_clips,
 )
+from ukd_dist.training_config import NO_TARGETS, Student
 
 PLAIN, DEEPSPEED = 0, 1
 WARM = 4  # steps of a training that are not counted

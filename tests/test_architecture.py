@@ -39,6 +39,7 @@ VOCABULARY = {
     "selection",
     "status",
     "target_config",
+    "training_config",
 }
 
 # From the lowest to the highest. Neighbours on a line do not know each other, but those of the command line.

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from tests.small_study import STUDY, members, study, teacher_ids
-from ukd_dist.config import Student, Teacher
 from ukd_dist.resolution import load, parse
+from ukd_dist.training_config import Student, Teacher
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])

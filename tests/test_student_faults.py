@@ -85,12 +85,6 @@ def cluster(start_nodes: Callable[..., Nodes]) -> Nodes:
     return start_nodes(3)
 
 
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    cluster.start(*(node for node in range(3) if not cluster.is_up(node)))
-    return cluster
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_student_whose_driver_is_killed_learns_what_it_would_have_learnt(
     seed: int, nodes: Nodes, undisturbed: Path, tmp_path: Path, record_property: Record

@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.cluster_config import Cluster
-from ukd_dist.config import Evaluate, Student, Teacher, Training
+from ukd_dist.config import Evaluate
 from ukd_dist.data_config import Data
 from ukd_dist.errors import UsageError
 from ukd_dist.target_config import Target
+from ukd_dist.training_config import Student, Teacher, Training
 
 
 def common_views(target: str, teachers: Mapping[str, Teacher], imported: Sequence[str], where: str) -> Views:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ukd_dist.config import Training
 from ukd_dist.errors import UsageError
 from ukd_dist.settings import Settings, SettingsError, unknown_key
+from ukd_dist.training_config import Training
 
 # What pydantic's sentences hold beside what was expected.
 _BESIDE = re.compile(

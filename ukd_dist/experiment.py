@@ -15,9 +15,10 @@ import yaml
 
 from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Cluster
-from ukd_dist.config import ONLINE, Evaluate, Keep, Student, Teacher, Training
+from ukd_dist.config import Evaluate, Keep
 from ukd_dist.data_config import Data
 from ukd_dist.target_config import Combination, Target
+from ukd_dist.training_config import ONLINE, Student, Teacher, Training
 
 
 @dataclass(frozen=True)

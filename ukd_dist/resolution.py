@@ -19,7 +19,7 @@ from ukd_dist.agreement import (
     check_view,
     common_views,
 )
-from ukd_dist.config import NO_TARGETS, ONLINE, ExperimentFile, Student, Teacher, Teachers
+from ukd_dist.config import ExperimentFile, Teachers
 from ukd_dist.data_config import Data, Folds
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
@@ -27,6 +27,7 @@ from ukd_dist.expansion import expand, validate
 from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content, digest
 from ukd_dist.selection import check_selection, online_teachers, selected
 from ukd_dist.target_config import Combination, Target
+from ukd_dist.training_config import NO_TARGETS, ONLINE, Student, Teacher
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Experiment:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ukd_dist.agreement import check_clips
-from ukd_dist.config import Student, Teacher
 from ukd_dist.errors import UsageError
 from ukd_dist.target_config import Selection
+from ukd_dist.training_config import Student, Teacher
 
 _SHOWN = 5
 

@@ -16,11 +16,11 @@ from ukd_dist.attempts import (
     read_attempts,
     with_history,
 )
-from ukd_dist.config import Training
 from ukd_dist.experiment import Experiment
 from ukd_dist.heartbeat import HEARTBEAT, read_beat
 from ukd_dist.metrics import Committed
 from ukd_dist.rundir import ERROR, REJECTS, RunDirectory, read_error, read_history, read_json_lines
+from ukd_dist.training_config import Training
 
 State = Literal["done", "running", "interrupted", "failed", "pending"]
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "pending")

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from tests.finished_shards import finish
 from tests.stages import attempted
 from ukd_dist import manifest
-from ukd_dist.config import Training
 from ukd_dist.data.clips import Clips, decode_clips
 from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.knowledge import LOGITS, TRAINED_ON, logits_path
@@ -28,6 +27,7 @@ from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.inference import WEIGHTS
 from ukd_dist.training.loop import train
 from ukd_dist.training.setup import build_network, build_optimizer, supervised
+from ukd_dist.training_config import Training
 
 STUDY = """
 name: study

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from ukd_dist import manifest
-from ukd_dist.config import Teacher
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.experiment import StudentMember, TeacherMember, resolved
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.training.inference import WEIGHTS, save_weights
 from ukd_dist.training.setup import build_network
+from ukd_dist.training_config import Teacher
 
 EXPERIMENT = """
 name: trained

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from tests.devices import CPU, DEVICES, skip_where_deepspeed_is_the_cpus
 from tests.training.ranks import member_of_group, on_ranks
-from ukd_dist.config import Student
 from ukd_dist.training.engines import DeepSpeedEngine, Engine, PlainEngine, deepspeed_config
 from ukd_dist.training.partitions import repartition
 from ukd_dist.training.setup import build_network, build_optimizer
+from ukd_dist.training_config import Student
 
 # A CPU adds in one order. A GPU adds in whatever order, in TF32 or with the 8 bits of bf16.
 SAME = {("cpu", False): 1e-4, ("cpu", True): 1e-4, ("cuda", False): 5e-3, ("cuda", True): 5e-2}

@@ -8,11 +8,11 @@ import torch
 from tests.devices import CPU, DEVICES
 from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Resources
-from ukd_dist.config import Teacher
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.models.networks import VideoNetwork
 from ukd_dist.training.inference import infer
 from ukd_dist.training.setup import build_network, evaluation_clips
+from ukd_dist.training_config import Teacher
 
 SETTINGS = Teacher(
     arch="slowfast_tiny",

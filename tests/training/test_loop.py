@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from tests.namespaces import wait_until
-from ukd_dist.config import Teacher
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import DataError, MismatchError, NotFiniteError, PreemptedError
@@ -24,6 +23,7 @@ from ukd_dist.training.history import Epoch, read_epochs, write_history
 from ukd_dist.training.loop import Objective, Supervision, train
 from ukd_dist.training.schedules import learning_rate
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
+from ukd_dist.training_config import Teacher
 
 CPU = torch.device("cpu")
 

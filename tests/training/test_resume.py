@@ -10,7 +10,6 @@ import torch
 from torch import distributed
 
 from tests.training.ranks import on_ranks
-from ukd_dist.config import Student
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import MismatchError
@@ -19,6 +18,7 @@ from ukd_dist.training.engines import DeepSpeedEngine
 from ukd_dist.training.history import read_epochs
 from ukd_dist.training.loop import Objective, Supervision, train
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
+from ukd_dist.training_config import Student
 
 CPU = torch.device("cpu")
 SETTINGS = Student(

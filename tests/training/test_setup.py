@@ -10,11 +10,11 @@ import torch
 
 from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Resources
-from ukd_dist.config import Teacher
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data_config import Modality
 from ukd_dist.errors import UsageError
 from ukd_dist.training.setup import evaluation_clips, training_clips
+from ukd_dist.training_config import Teacher
 
 CPU = torch.device("cpu")
 # A row of one step: its number, its stored view, its label and its pixels.

@@ -59,7 +59,7 @@ def write_logits(
         logits: float32 or float16 `[rows, classes]`, of random views `[rows, views, classes]`.
         rows: The split's samples.
         split: Which split.
-        view: What of each video was seen, `config.Views.name`.
+        view: What of each video was seen, `clip_config.Views.name`.
         trained_on: bool `[rows]`, True where the network was trained on the row.
         covers: bool `[rows]`, True where it has an opinion; None: everywhere. Other rows are written as NaN.
 

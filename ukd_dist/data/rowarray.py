@@ -76,7 +76,7 @@ class RowArray:
         rows_per_check: Rows of such a block.
         trained_on: Of logits: bool `[rows]`, where the network was trained on the row.
         covers: Of logits: bool `[rows]`, where there is an opinion; None: everywhere.
-        view: Of logits and targets: what of each video they speak of, `config.Views.name`.
+        view: Of logits and targets: what of each video they speak of, `clip_config.Views.name`.
     """
 
     path: Path

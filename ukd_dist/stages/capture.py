@@ -22,7 +22,6 @@ from torch import nn
 
 from ukd_dist import manifest
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Teacher
 from ukd_dist.data.captured import Captured, take_over
 from ukd_dist.data.knowledge import join_logits, logits_name, logits_path, refuse_not_finite
 from ukd_dist.data.rowarray import Checks
@@ -30,6 +29,7 @@ from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.errors import PreemptedError
 from ukd_dist.heartbeat import Heart
 from ukd_dist.training.inference import WEIGHTS, infer_blocks
+from ukd_dist.training_config import Teacher
 
 CAPTURE = "capture"
 _CLIPS = 1024  # after which a file is written: a few MB at most

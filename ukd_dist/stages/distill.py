@@ -19,7 +19,6 @@ from ukd_dist import manifest
 from ukd_dist.attempts import attempt_directory, earlier_checkpoints, new_attempt, with_history
 from ukd_dist.cluster import current_node
 from ukd_dist.cluster_config import Cluster
-from ukd_dist.config import Student
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.expansion import validate
@@ -38,6 +37,7 @@ from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
 from ukd_dist.training.loop import Supervision, train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, training_clips
+from ukd_dist.training_config import Student
 
 DEEPSPEED = "deepspeed.json"
 

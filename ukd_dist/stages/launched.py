@@ -16,7 +16,6 @@ from pathlib import Path
 from torch import distributed
 
 from ukd_dist.cluster_config import Cluster
-from ukd_dist.config import Student
 from ukd_dist.errors import UkdError, UsageError
 from ukd_dist.experiment import Experiment, StudentMember
 from ukd_dist.rundir import leave_error
@@ -24,6 +23,7 @@ from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import Work, committing, is_finished, new_work, ranks_of, train_student
 from ukd_dist.stages.online import require_weights
 from ukd_dist.training.setup import prepare_device
+from ukd_dist.training_config import Student
 
 
 def student_named(experiment: Experiment, name: str) -> StudentMember:

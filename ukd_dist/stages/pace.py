@@ -14,13 +14,13 @@ import torch
 from ukd_dist import manifest
 from ukd_dist.attempts import with_history
 from ukd_dist.cluster_config import Resources
-from ukd_dist.config import Teacher
 from ukd_dist.data.clips import CHANNELS, Clips
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory, read_history
 from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
+from ukd_dist.training_config import Teacher
 
 _STEPS = 3
 _CPU_BATCH = 2  # a CPU needs as long for a clip in any batch, and a large network's batch of 16 may not fit

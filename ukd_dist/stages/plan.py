@@ -15,7 +15,7 @@ from typing import get_args
 from ukd_dist import manifest
 from ukd_dist.attempts import with_history
 from ukd_dist.cluster_config import Resources
-from ukd_dist.config import Keep, Teacher
+from ukd_dist.config import Keep
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import SPLITS, ShardSet
 from ukd_dist.data.sources import read_source
@@ -27,6 +27,7 @@ from ukd_dist.rundir import RunDirectory, read_history
 from ukd_dist.stages.pace import Pace, Paces, measure
 from ukd_dist.stages.packing import Node, at_once, local_nodes, schedule
 from ukd_dist.stages.sizes import Extent, TeacherSizes, target_bytes, teacher_sizes
+from ukd_dist.training_config import Teacher
 
 # A fresh process until its first step: imports, the network, opening the shards. As measured on two cores.
 START_SECONDS = 10.0

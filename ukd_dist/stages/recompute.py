@@ -15,7 +15,6 @@ import torch
 from pydantic import ValidationError
 
 from ukd_dist import manifest
-from ukd_dist.config import Teacher
 from ukd_dist.data.clips import decode_clips
 from ukd_dist.data.knowledge import LOGITS, logits_name, open_finished
 from ukd_dist.data.shards import ShardSet, SplitName
@@ -28,6 +27,7 @@ from ukd_dist.stages.imports import IMPORTED
 from ukd_dist.stages.verify import Verdict
 from ukd_dist.training.inference import WEIGHTS, load_weights
 from ukd_dist.training.setup import build_network
+from ukd_dist.training_config import Teacher
 
 # Greatest difference, as a share of the row's largest logit (or of 1, where all are smaller).
 # On CPUs only the order of sums differs, with the clips in a batch and the processor's kernels: nothing in

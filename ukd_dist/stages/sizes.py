@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Keep, Teacher
+from ukd_dist.config import Keep
 from ukd_dist.data.shards import SplitName
 from ukd_dist.method.sums import RunningSums
 from ukd_dist.stages.reduce import weighting_of
 from ukd_dist.target_config import Target
 from ukd_dist.training.checkpoints import KEPT
 from ukd_dist.training.setup import build_network
+from ukd_dist.training_config import Teacher
 
 _FLOAT_BYTES, _DOUBLE_BYTES = 4, 8
 # Names, shapes and places: as measured, of a tensor in safetensors and in torch's zip files; of a whole file.

@@ -18,7 +18,6 @@ from ukd_dist import manifest
 from ukd_dist.attempts import attempt_directory, earlier_checkpoints
 from ukd_dist.cluster import Job, current_node
 from ukd_dist.cluster_config import Resources
-from ukd_dist.config import Teacher
 from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.knowledge import CHECKS, logits_name
 from ukd_dist.data.rowarray import Checks
@@ -40,6 +39,7 @@ from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.inference import WEIGHTS, save_weights
 from ukd_dist.training.loop import Supervision, train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
+from ukd_dist.training_config import Teacher
 
 
 @dataclass(frozen=True)

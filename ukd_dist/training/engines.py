@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from ukd_dist.config import Student, Training
 from ukd_dist.training import deepspeed_op, partitions
+from ukd_dist.training_config import Student, Training
 
 
 class Engine(Protocol):
@@ -162,6 +162,8 @@ class DeepSpeedEngine:
             config=deepspeed_config(settings, self.ranks),
             dist_init_required=False,
         )
+        # One rank has nobody's gradients to add, and would copy all of its own into buckets and back.
+        self._engine.enable_backward_allreduce = self.ranks > 1 or settings.zero > 0
         self.network = self._engine.module
 
     def forward(self, clips_bcthw: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Training
 from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.manifest import write_atomically
 from ukd_dist.training.setup import evaluation_clips
+from ukd_dist.training_config import Training
 
 WEIGHTS = "model.safetensors"
 

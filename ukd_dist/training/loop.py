@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from ukd_dist.config import Training
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import Rows
 from ukd_dist.data.views import steps_per_epoch
@@ -29,6 +28,7 @@ from ukd_dist.training.checkpoints import KEPT, Checkpoints, Position
 from ukd_dist.training.engines import Engine
 from ukd_dist.training.history import Epoch, record_epoch, write_history
 from ukd_dist.training.schedules import learning_rate
+from ukd_dist.training_config import Training
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ukd_dist.config import Training
+from ukd_dist.training_config import Training
 
 DECAY = 0.1  # at a milestone
 

@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ukd_dist.clip_config import Views
-from ukd_dist.config import Training
 from ukd_dist.data.ahead import ahead
 from ukd_dist.data.clips import CHANNELS, Clips, decode_clips
 from ukd_dist.data.frame_cache import FrameCache
@@ -22,6 +21,7 @@ from ukd_dist.data.views import evaluation_batches, training_batches
 from ukd_dist.models.networks import VideoNetwork, build
 from ukd_dist.training.loop import Objective
 from ukd_dist.training.recompute import recompute_activations
+from ukd_dist.training_config import Training
 
 
 def prepare_device(settings: Training, local_rank: int = 0) -> torch.device:

@@ -14,7 +14,6 @@ from torch import nn
 
 from ukd_dist import manifest
 from ukd_dist.clip_config import Clip, Views
-from ukd_dist.config import Student, Teacher, Training
 from ukd_dist.data.shards import check_flow
 from ukd_dist.data_config import Codec, Encoding, Modality
 from ukd_dist.errors import DataError, MismatchError, UsageError
@@ -23,6 +22,7 @@ from ukd_dist.models.networks import VideoNetwork
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.training.inference import WEIGHTS, load_weights
 from ukd_dist.training.setup import build_network
+from ukd_dist.training_config import Student, Teacher, Training
 
 _SETTINGS: dict[str, type[Student] | type[Teacher]] = {"student": Student, "teacher": Teacher}
 _SHOWN = 5
