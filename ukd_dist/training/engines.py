@@ -202,10 +202,11 @@ class DeepSpeedEngine:
         Each rank normalises training clips with its own batch, so this changes no training step; it lets
         the saved network know all of the data.
         """
-        for buffer in self.network.buffers():
-            if buffer.is_floating_point():
-                torch.distributed.all_reduce(buffer)
-                buffer.div_(self.ranks)
+        buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        if self.ranks > 1 and buffers:
+            whole = self.sum_over_ranks(torch.cat([buffer.flatten() for buffer in buffers])) / self.ranks
+            for buffer, mean in zip(buffers, whole.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(mean.view_as(buffer))
 
     def state(self) -> dict[str, Any]:
         """Weights, buffers and, without ZeRO, the optimizer's state: equal on every rank but for buffers."""
