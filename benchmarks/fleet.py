@@ -4,7 +4,8 @@ On four Ray nodes of one CPU each on this machine, in one run:
 
 - overhead: 1,000 members whose training is nothing (an attempt's directory, heartbeat, one small file, its
   manifest, the coordinator's commit), in processes of their own as teachers are, and in processes that are
-  used again: seconds of the whole times the slots, over members; and the coordinator's peak memory;
+  used again: seconds of the whole times the slots, over members; the processor seconds that this machine
+  spent on each, since the nodes share its cores; and the coordinator's peak memory;
 - status, resume: `ukd status` and `ukd teach` of a root with 1,000 finished teachers, which have a history of
   30 epochs and the record of one attempt each, whole commands.
 
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from record import RESULTS, claim_of, commit, hardware, parser, save
 
@@ -65,6 +67,9 @@ def main() -> None:
             way: measure_overhead(Path(scratch) / way, count, fresh)
             for way, fresh in (("own_processes", True), ("used_again", False))
         }
+        seconds_of_slots, seconds_of_cores = (
+            {way: found[place] for way, found in overhead.items()} for place in (0, 1)
+        )
         seconds = measure_commands(Path(scratch) / "finished", count)
     figures = {
         "claim": claim_of(__doc__),
@@ -73,7 +78,8 @@ def main() -> None:
         "hardware": hardware(),
         "members": count,
         "nodes": NODES,
-        "overhead_seconds_a_member": overhead,
+        "overhead_seconds_a_member": seconds_of_slots,
+        "processor_seconds_a_member": seconds_of_cores,
         "coordinator_peak_mib": round(peak_mib()),
         "repeats": REPEATS,
         "command_seconds": seconds,
@@ -83,8 +89,8 @@ def main() -> None:
         save(RESULT, figures)
 
 
-def measure_overhead(folder: Path, count: int, fresh: bool) -> float:
-    """Seconds a member and slot."""
+def measure_overhead(folder: Path, count: int, fresh: bool) -> tuple[float, float]:
+    """A member's seconds of a slot, and of the machine's cores."""
     settings = Cluster(local_nodes=NODES, cpus_per_node=1)
     with RayCluster(settings, folder / "logs") as cluster:
         list(cluster.run([Job("start", len, ("",))]))
@@ -92,12 +98,18 @@ def measure_overhead(folder: Path, count: int, fresh: bool) -> float:
             Member(f"m{n}", folder / f"m{n}", Resources(), partial(job, folder / f"m{n}", fresh))
             for n in range(count)
         ]
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), busy_seconds()
         failed = Members(cluster, hang_seconds=600.0).run(members, lambda: None)
-        seconds = time.perf_counter() - began
+        seconds, busy = time.perf_counter() - began, busy_seconds() - busy
     assert not failed, failed
     assert all((member.directory / manifest.FILENAME).exists() for member in members)
-    return round(seconds * NODES / count, 3)
+    return round(seconds * NODES / count, 3), round(busy / count, 3)
+
+
+def busy_seconds() -> float:
+    """What all cores of this machine have worked so far."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def job(directory: Path, fresh: bool, number: int, resources: Resources) -> Job:
