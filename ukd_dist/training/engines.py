@@ -205,7 +205,7 @@ class DeepSpeedEngine:
         buffers = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
         if self.ranks > 1 and buffers:
             whole = self.sum_over_ranks(torch.cat([buffer.flatten() for buffer in buffers])) / self.ranks
-            for buffer, mean in zip(buffers, whole.split([b.numel() for b in buffers]), strict=True):
+            for buffer, mean in zip(buffers, torch.split(whole, [b.numel() for b in buffers]), strict=True):
                 buffer.copy_(mean.view_as(buffer))
 
     def state(self) -> dict[str, Any]:
