@@ -100,7 +100,7 @@ class Size:
         return ["none", *(f"stored-{k}" for k in self.stored), *(f"online-{k}" for k in self.online)]
 
 
-ON_CPU = Size("slowfast_r50_4x16", 16, 64, 8, 2, 4, (1, 10, 100, 1000), (1, 2, 4))
+ON_CPU = Size("slowfast_r50_4x16", 16, 64, 8, 6, 4, (1, 10, 100, 1000), (1, 2, 4))
 ON_GPU = Size("slowfast_r50_4x16", 64, 224, 16, 3, 24, (1, 10, 100, 1000), (1, 2, 4), gpus=1)
 SMALL = Size("slowfast_tiny", 16, 64, 8, 2, 2, (1, 10, 100), (1, 2))
 
