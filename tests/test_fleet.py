@@ -240,9 +240,17 @@ def test_a_teacher_killed_within_an_epoch_ends_with_the_bytes_of_an_undisturbed_
     assert test_attempts_teach.made(study) == test_attempts_teach.made(quiet)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT is KeyboardInterrupt, also where these tests are a shell's background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("interruptions", "grace_seconds"), [(1, 1.0), (2, 60.0)])
 def test_a_member_that_does_not_stop_when_it_is_asked_to_holds_nobody_up(
-    cluster: RayCluster, tmp_path: Path, interruptions: int, grace_seconds: float
+    cluster: RayCluster, tmp_path: Path, ctrl_c: None, interruptions: int, grace_seconds: float
 ) -> None:
     attempt = attempt_directory(tmp_path / "freezes", 1)
 

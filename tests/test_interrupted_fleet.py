@@ -90,7 +90,14 @@ def test_members_of_a_stopped_run_go_on_from_where_they_were_stopped_to_the_same
 ) -> None:
     found = study(shards, tmp_path / "run")
     *began, waiting = directories(found)
-    with subprocess.Popen(teaching(found), stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+    with subprocess.Popen(
+        teaching(found),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs, of which these tests may be one, ignore Ctrl-C, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as run:
         wait_until(lambda: all(training(directory) for directory in began), SECONDS)
         stop(found, run.pid)
         _, said = run.communicate(timeout=60)
