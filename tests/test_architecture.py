@@ -75,6 +75,7 @@ INSIDE_FUNCTIONS = {
         "cluster/localnodes.py",
         "cluster/nodes.py",
         "cluster/ranks.py",
+        "cluster/reservations.py",
         "cluster/scheduler.py",
         "cluster/submission.py",
         "cluster/tasks.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from ray import exceptions
 
 from ukd_dist.cluster.failures import Kind, classify
+from ukd_dist.cluster.ranks import GroupLostError
 from ukd_dist.errors import (
     DataError,
     MismatchError,
@@ -94,3 +96,17 @@ def test_what_a_job_raised_is_classed_by_its_error(cause: Exception, kind: Kind)
         assert found.error is cause
     else:
         assert found.error.problem.startswith("job failed: ")
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (None, "lost"),
+        (ValueError("nobody thought of this"), "raised"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "memory"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_group_is_lost_unless_a_rank_raised_something(cause: Exception | None, kind: Kind) -> None:
+    lost = pickle.loads(pickle.dumps(GroupLostError("it ended", cause)))  # as it comes through Ray
+    assert classify(raised(lost), "job", LOG).kind == kind

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.small_study import STUDY, members, study, teacher_ids
+from ukd_dist.experiment import resolved
 from ukd_dist.resolution import load, parse
 from ukd_dist.training_config import Student, Teacher
 
@@ -65,7 +66,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize(
-    "field", sorted(Teacher.model_fields.keys() - {"resources", "views", "folds", "milestones"})
+    "field", sorted(Teacher.model_fields.keys() - {"resources", "views", "folds", "milestones", "zero"})
 )
 def test_every_setting_of_a_teacher_but_its_resources_changes_its_id(field: str) -> None:
     changed = study(f"teachers.fleet.1.{field}={json.dumps(OTHER[field])}", "data.folds={count: 5}")
@@ -73,6 +74,19 @@ def test_every_setting_of_a_teacher_but_its_resources_changes_its_id(field: str)
         *[True] * 4,
         False,
     ]
+
+
+def test_the_zero_stage_of_a_teacher_of_several_ranks_changes_its_id() -> None:
+    first, second = (study("teachers.fleet.1.workers=2", f"teachers.fleet.1.zero={zero}") for zero in (0, 1))
+    assert teacher_ids(first)[-1] != teacher_ids(second)[-1]
+
+
+def test_what_is_recorded_of_a_teacher_of_one_rank_is_what_was_before_there_were_others() -> None:
+    alone, together = study(), study("teachers.fleet.1.workers=2")
+    new = {"workers", "zero"}
+    assert new.isdisjoint(resolved(alone.teachers[-1].settings))
+    assert new <= resolved(together.teachers[-1].settings).keys()
+    assert new <= resolved(alone.students[-1].settings).keys()
 
 
 @pytest.mark.parametrize(

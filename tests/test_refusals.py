@@ -170,6 +170,8 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         (["data.clip.short_side=[80, 64]"], "data.clip: short_side [80, 64] does not hold a crop of 64"),
         (["teachers.fleet.1.clip.size=72"], "teachers.fleet[1].clip: short_side [64, 80] does not hold"),
         (["students.defaults.workers=3"], "students.runs[0]: batch_size 16 is not a multiple of workers 3"),
+        (["teachers.defaults.workers=3"], "teachers.fleet[0]: batch_size 16 is not a multiple of workers 3"),
+        (["teachers.defaults.zero=1"], "teachers.fleet[0]: zero: 1 with one rank; expected several ranks"),
         (["students.runs.0.temperature=5"], "students.runs[0]: temperature 5 without targets; expected none"),
         (["targets.avg2.temperature=null"], "targets.avg2: space: probs with temperature: None; expected a"),
         (["targets.ukd.temperature=20"], "targets.ukd: space: logits with temperature: 20.0; expected a"),

@@ -42,6 +42,14 @@ def test_that_a_node_came_is_said_only_where_it_was_said_that_none_is_there() ->
     assert list(seen.look(WANTED, [WITH_GPU], 2 * FIRST_SECONDS + 2)) == again
 
 
+def test_a_group_waits_until_there_is_room_for_all_of_its_ranks() -> None:
+    seen, group = Waiting(), {"group": Wanted(GPU, "teacher-1", 1, ranks=2)}
+    list(seen.look(group, [WITH_GPU, PLAIN], 0.0))
+    (said,) = seen.look(group, [WITH_GPU, PLAIN], FIRST_SECONDS)
+    assert said.startswith("no node has had 2 x (1 CPUs and 1 GPUs) for 30 s, and 1 job(s) wait")
+    assert len(list(seen.look(group, [WITH_GPU, WITH_GPU], FIRST_SECONDS))) == 1
+
+
 def test_a_cluster_without_nodes_is_said_to_be_one() -> None:
     seen = Waiting()
     list(seen.look(WANTED, [], 0.0))
@@ -62,7 +70,7 @@ def test_jobs_whose_node_died_are_said_to_wait_and_run_once_another_comes(
         big = nodes.add_node(num_cpus=1, labels={"kind": "big"})
         with RayCluster(Cluster(address=nodes.address), tmp_path / "logs") as cluster:
             wanted = Resources(node_labels={"kind": "big"})
-            cluster.require([wanted])
+            cluster.require([(wanted, 1)])
 
             def lose_and_replace() -> None:
                 if big in nodes.worker_nodes:

@@ -39,7 +39,7 @@ class Attempt:
         message: What is said of a failure.
         began_from: Checkpoint that it went on from, or empty.
         reached: Newest checkpoint that it left, or empty.
-        memory_gib: Host memory that was reserved for it, GiB.
+        memory_gib: Host memory that was reserved for it, or for each of its ranks, GiB.
         gpus: GPUs that were.
     """
 

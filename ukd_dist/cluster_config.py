@@ -72,7 +72,7 @@ class Cluster(Settings):
     checkpoint_steps: int = Field(200, ge=1, description="most steps of a student without a checkpoint")
     checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of a training that are kept")
     rank_timeout_minutes: float = Field(
-        30.0, gt=0, description="longest time that a student's ranks wait for one of them, minutes"
+        30.0, gt=0, description="longest time that ranks wait for one of them, minutes"
     )
     network_interface: str | None = Field(
         None, min_length=1, description="by which ranks talk (NCCL, gloo), such as eth0; null: they choose"

@@ -125,10 +125,12 @@ def content(settings: Training) -> dict[str, Any]:
 def resolved(settings: Training) -> dict[str, Any]:
     """What a manifest or checkpoint records of a training: as `content`, with every default.
 
-    Of folds nothing is recorded where none is left out, nor of teachers in memory where there are none, as
-    before there were such.
+    Of folds nothing is recorded where none is left out, nor of teachers in memory where there are none, nor
+    of a teacher's ranks where there is one, as before there were such.
     """
     none = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
     if getattr(settings, "teachers", None) is None:
         none |= {"teachers", "weighting"}
+    if isinstance(settings, Teacher) and settings.workers == 1:
+        none |= {"workers", "zero"}
     return settings.model_dump(mode="json", exclude={"resources", *none})

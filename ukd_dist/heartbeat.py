@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ class Beat:
         trained: Steps that this attempt made.
         seconds: Time that it made them in.
         memory_bytes: Peak resident memory of its process.
+        others: Of a group, Ray's ids of the other nodes that it needs.
     """
 
     host: str
@@ -56,6 +58,12 @@ class Beat:
     trained: int = 0
     seconds: float = 0.0
     memory_bytes: int = 0
+    others: Sequence[str] = ()
+
+    @property
+    def nodes(self) -> set[str]:
+        """Ray's ids of the nodes that it needs."""
+        return {self.node, *self.others}
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -115,11 +123,11 @@ class Heart:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
-    def begin(self, began_from: str) -> None:
-        """Say which checkpoint it goes on from; the training begins."""
+    def begin(self, began_from: str, others: Sequence[str] = ()) -> None:
+        """Say which checkpoint it goes on from, and which other nodes it needs; the training begins."""
         self._training = time.monotonic()
         self._written = -BEAT_SECONDS  # said at once: a short training is over before the next beat
-        self.beat(began_from=began_from)
+        self.beat(began_from=began_from, others=others)
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """A training step was made."""

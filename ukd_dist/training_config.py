@@ -61,6 +61,14 @@ class Training(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross entropy")
     dropout: float = Field(0.5, ge=0, lt=1, description="before the classifier")
     clip: Clip = Field(default_factory=Clip, description="default: data.clip")
+    workers: int = Field(
+        1,
+        ge=1,
+        description="ranks, the processes that train it together; batch_size is shared equally among them",
+    )
+    zero: Literal[0, 1, 2] = Field(
+        0, description="ZeRO stage: ranks share the optimizer's state (1) and the gradients (2)"
+    )
     resources: Resources = Field(default_factory=Resources, description="of each process")
 
     @model_validator(mode="after")
@@ -70,6 +78,22 @@ class Training(Settings):
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}",
                 expected="equal parts for every forward pass",
                 action="change one of the two",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_share_equally(self) -> Training:
+        if self.batch_size % (self.workers * self.accumulate):
+            raise SettingsError(
+                f"batch_size {self.batch_size} is not a multiple of workers {self.workers}"
+                + (f" times accumulate {self.accumulate}" if self.accumulate > 1 else ""),
+                expected="equal shares for every rank",
+                action="change one of the two",
+            )
+        if self.workers > 1 and 0 < self.resources.gpus < 1:
+            raise ValueError(
+                f"{self.workers} workers with gpus {self.resources.gpus:g} each; "
+                "expected a whole GPU for every rank, since NCCL refuses two on one"
             )
         return self
 
@@ -113,6 +137,16 @@ class Teacher(Training):
         None, description="data.folds, filled in where fold is set: no others are taken"
     )
 
+    @model_validator(mode="after")
+    def _ranks_to_share_with(self) -> Teacher:
+        if self.zero and self.workers == 1:
+            raise SettingsError(
+                f"zero: {self.zero} with one rank",
+                expected="several ranks, which share the optimizer's state",
+                action="give it workers, or remove zero",
+            )
+        return self
+
 
 class Student(Training):
     """One student run, after its grid was expanded."""
@@ -130,10 +164,6 @@ class Student(Training):
         description="free: random crops, with the video's target; stored: the views that its teachers saw, "
         "each with its own target",
     )
-    workers: int = Field(1, ge=1, description="ranks; batch_size is shared equally among them")
-    zero: Literal[0, 1, 2] = Field(
-        0, description="ZeRO stage: ranks share the optimizer's state (1) and the gradients (2)"
-    )
     teachers: Selection | None = Field(
         None,
         description="targets: online: who is kept in memory; a number: the first ones of its modality",
@@ -148,19 +178,7 @@ class Student(Training):
         return {"count": value} if isinstance(value, int) else value
 
     @model_validator(mode="after")
-    def _ranks_share_equally(self) -> Student:
-        if self.batch_size % (self.workers * self.accumulate):
-            raise SettingsError(
-                f"batch_size {self.batch_size} is not a multiple of workers {self.workers}"
-                + (f" times accumulate {self.accumulate}" if self.accumulate > 1 else ""),
-                expected="equal shares for every rank",
-                action="change one of the two",
-            )
-        if self.workers > 1 and 0 < self.resources.gpus < 1:
-            raise ValueError(
-                f"{self.workers} workers with gpus {self.resources.gpus:g} each; "
-                "expected a whole GPU for every rank, since NCCL refuses two on one"
-            )
+    def _targets_agree(self) -> Student:
         if self.targets == NO_TARGETS and self.temperature is not None:
             raise SettingsError(
                 f"temperature {self.temperature:g} without targets",

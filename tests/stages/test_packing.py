@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ukd_dist.cluster_config import Cluster, Resources
 from ukd_dist.errors import ResourceError, UsageError
-from ukd_dist.stages.packing import Node, at_once, local_nodes, parse_nodes, schedule
+from ukd_dist.stages.packing import Load, Node, Schedule, at_once, local_nodes, parse_nodes, schedule
 
 NODES = [Node(16, 2, 64.0), Node(8)]
 
@@ -40,12 +40,12 @@ def test_a_share_of_a_gpu_lies_on_one_gpu() -> None:
 
 
 def test_several_gpus_are_whole_ones() -> None:
-    members = [(Resources(cpus=1, gpus=0.1), 10.0), (Resources(cpus=1, gpus=2), 5.0)]
+    members = [Load(Resources(cpus=1, gpus=0.1), 10.0), Load(Resources(cpus=1, gpus=2), 5.0)]
     assert schedule(members, [Node(16, 2)]).seconds == 15.0
 
 
 def test_members_on_cpus_take_no_gpu() -> None:
-    members = [(Resources(cpus=1), 10.0)] * 14 + [(Resources(cpus=1, gpus=1), 10.0)] * 2
+    members = [Load(Resources(cpus=1), 10.0)] * 14 + [Load(Resources(cpus=1, gpus=1), 10.0)] * 2
     assert schedule(members, [Node(16, 2)]) == schedule(members[::-1], [Node(16, 2)])
     assert schedule(members, [Node(16, 2)]).seconds == 10.0
     assert schedule(members, [Node(16, 2)]).at_once == 16
@@ -59,7 +59,7 @@ def test_members_on_cpus_take_no_gpu() -> None:
 def test_equal_members_are_done_in_whole_rounds(members: int, cpus: int, nodes: list[int]) -> None:
     where, wanted = [Node(n) for n in nodes], Resources(cpus=cpus)
     slots = sum(n // cpus for n in nodes)
-    done = schedule([(wanted, 7.0)] * members, where)
+    done = schedule([Load(wanted, 7.0)] * members, where)
     assert done.seconds == pytest.approx(7.0 * math.ceil(members / slots))
     assert done.at_once == min(members, slots)
 
@@ -67,9 +67,36 @@ def test_equal_members_are_done_in_whole_rounds(members: int, cpus: int, nodes: 
 @given(durations=st.lists(st.floats(0.1, 100), min_size=1, max_size=40), slots=st.integers(1, 8))
 def test_the_end_lies_between_ideal_packing_and_one_more_member(durations: list[float], slots: int) -> None:
     """Graham's bound on list scheduling."""
-    end = schedule([(Resources(cpus=1), d) for d in durations], [Node(slots)]).seconds
+    end = schedule([Load(Resources(cpus=1), d) for d in durations], [Node(slots)]).seconds
     ideal = max(max(durations), sum(durations) / slots)
     assert ideal * (1 - 1e-9) <= end <= (sum(durations) / slots + max(durations)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ranks", "fit"),
+    [
+        (Resources(cpus=1), 2, 12),
+        (Resources(cpus=1), 5, 4),
+        (Resources(cpus=5), 4, 1),
+        (Resources(cpus=5), 5, 0),
+        (Resources(cpus=1, gpus=1), 2, 1),
+        (Resources(cpus=1, gpus=1), 3, 0),
+    ],
+    ids=str,
+)
+def test_the_ranks_of_a_member_need_a_place_each(wanted: Resources, ranks: int, fit: int) -> None:
+    assert at_once(wanted, NODES, ranks) == fit
+
+
+def test_a_member_of_several_ranks_waits_for_room_for_all_of_them() -> None:
+    one, two = Load(Resources(cpus=1), 10.0), Load(Resources(cpus=1), 5.0, ranks=2)
+    assert schedule([one, two], [Node(1), Node(1)]) == Schedule(seconds=15.0, at_once=1)
+    assert schedule([one, two], [Node(3)]) == Schedule(seconds=10.0, at_once=2)
+
+
+def test_a_member_whose_ranks_fit_nowhere_together_is_named() -> None:
+    with pytest.raises(ResourceError, match="members of 3 times 1 CPUs and 1 GPUs fit on no node"):
+        schedule([Load(Resources(cpus=1, gpus=1), 1.0, ranks=3)], NODES)
 
 
 def test_nothing_to_do_takes_no_time() -> None:
@@ -81,7 +108,7 @@ def test_a_member_that_fits_nowhere_is_named_with_the_nodes() -> None:
     with pytest.raises(
         ResourceError, match="members of 2 CPUs and 3 GPUs fit on no node: 16 CPUs, 2 GPUs, 64 GiB; 8"
     ):
-        schedule([(Resources(cpus=2, gpus=3), 1.0)], NODES)
+        schedule([Load(Resources(cpus=2, gpus=3), 1.0)], NODES)
 
 
 def test_nodes_are_read_as_they_are_written() -> None:

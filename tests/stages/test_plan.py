@@ -141,6 +141,14 @@ def test_folds_train_on_fewer_rows(taught: Experiment) -> None:
     assert part == pytest.approx((whole or 0) / 2)
 
 
+def test_a_teacher_of_two_ranks_takes_two_slots_and_half_the_time(taught: Experiment) -> None:
+    fleet = "teachers.fleet=[{seed: 0}, {seed: 0, workers: 2}]"
+    alone, together = plan(taught_run.experiment(taught.root, fleet), [Node(cpus=2), Node(cpus=3)]).groups
+    assert (alone.at_once, together.at_once) == (5, 2)
+    assert (alone.cpus, together.cpus) == (1, 2)
+    assert together.epoch_seconds == pytest.approx((alone.epoch_seconds or 0) / 2)
+
+
 def test_shards_elsewhere_have_to_be_there_first(tmp_path: Path) -> None:
     elsewhere = taught_run.experiment(tmp_path / "run", "data={shards: /elsewhere, modalities: [rgb]}")
     with pytest.raises(UsageError, match="bring them there with `ukd shard`"):

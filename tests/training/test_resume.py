@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import distributed
 from tests.training.ranks import on_ranks
 from ukd_dist.data.clips import Clips
 from ukd_dist.data.shards import ShardSet
-from ukd_dist.errors import MismatchError
+from ukd_dist.errors import MismatchError, PreemptedError
 from ukd_dist.metrics import Recorder
 from ukd_dist.training.engines import DeepSpeedEngine
 from ukd_dist.training.history import read_epochs
@@ -34,6 +35,7 @@ SETTINGS = Student(
     clip={"frames": 8, "stride": 2, "size": 32, "short_side": (32, 40)},
 )
 STEPS = 4  # an epoch
+EVERY_SECOND_STEP = Supervision(checkpoint_steps=2)
 
 
 def cut_off_after(steps: int, settings: Student) -> Objective:
@@ -48,7 +50,11 @@ def cut_off_after(steps: int, settings: Student) -> Objective:
 
 
 def trained(
-    shards: Path, folder: Path, settings: Student, steps: int | None = None, other_ranks: bool = False
+    shards: Path,
+    folder: Path,
+    settings: Student,
+    steps: int | None = None,
+    supervision: Supervision = EVERY_SECOND_STEP,
 ) -> dict[str, Any]:
     """A rank's weights and statistics at the end, or nothing where it was cut off after some steps."""
     opened = ShardSet(shards)
@@ -68,7 +74,7 @@ def trained(
                 directory=folder,
                 inputs={},
                 recorder=recorder,
-                supervision=Supervision(checkpoint_steps=2, other_ranks=other_ranks),
+                supervision=supervision,
             )
         except KeyboardInterrupt:
             return {}
@@ -111,6 +117,34 @@ def test_two_ranks_cut_off_within_an_epoch_end_bit_identical(
     assert losses[0] == losses[1]
 
 
+def stopped_and_again(shards: Path, folder: Path, after: int) -> dict[str, Any]:
+    """What a rank ends with whose training is stopped after some steps, as rank 0 alone is asked to."""
+    supervision, asked = Supervision(), iter(range(after))
+    if distributed.get_rank() == 0:
+        supervision = Supervision(checkpoint_seconds=0.0, stop_asked=lambda: next(asked, None) is None)
+    begun = folder / f"stopped {after}"
+    try:
+        trained(shards, begun, SETTINGS, supervision=supervision)
+    except PreemptedError as error:
+        return {"said": error.problem, **trained(shards, begun, SETTINGS)}
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("after", "where"),
+    [(STEPS + 1, "epoch 1, step 2"), (STEPS - 1, "epoch 1, step 0")],
+    ids=["within-an-epoch", "at-its-end"],
+)
+def test_all_ranks_save_and_stop_where_rank_0_is_asked_to_and_go_on_to_the_same_weights(
+    ranks: list[dict[str, Any]], shards: ShardSet, folder: Path, after: int, where: str
+) -> None:
+    stopped = on_ranks(2, folder / f"asked {after}", stopped_and_again, shards.directory, folder, after)
+
+    for rank, undisturbed in zip(stopped, ranks, strict=True):
+        assert rank.pop("said") == f"asked to stop after {where}"
+        assert all(torch.equal(rank[name], value) for name, value in undisturbed["undisturbed 0"].items())
+
+
 def distance(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
     return float(
         sum((value.double() - others[name].double()).square().sum() for name, value in weights.items())
@@ -125,7 +159,8 @@ def on_another_number(shards: Path, folder: Path, zeros: tuple[int, ...]) -> dic
             trained(shards, begun, settings)
         except MismatchError as error:
             found[f"refused {zero}"] = str(error)
-        found[f"weights {zero}"] = trained(shards, begun, settings, other_ranks=True)
+        others = replace(EVERY_SECOND_STEP, other_ranks=True)
+        found[f"weights {zero}"] = trained(shards, begun, settings, supervision=others)
     return found
 
 

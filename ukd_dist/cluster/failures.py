@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ukd_dist.cluster.ranks import GroupLostError
 from ukd_dist.cluster.worker import last_line, plain
 from ukd_dist.errors import (
     DataError,
@@ -53,6 +54,9 @@ def classify(error: BaseException, job: str, log: Path) -> Failure:
 
     cause = error.cause if isinstance(error, RayTaskError) else error
     traceback = plain(str(error)) if isinstance(error, RayTaskError) else ""  # Ray puts it into the message
+    lost = not isinstance(error, RayTaskError | RuntimeEnvSetupError)
+    if isinstance(cause, GroupLostError):
+        lost, cause = cause.raised is None, cause.raised or cause
     if isinstance(cause, UkdError):
         return Failure(_kind_of_ours(cause), cause, traceback=traceback)
     said = TrainingError(
@@ -60,9 +64,7 @@ def classify(error: BaseException, job: str, log: Path) -> Failure:
     )
     if isinstance(error, OutOfMemoryError) or _is_memory(cause):
         return Failure("memory", said, on_gpu=_is_on_gpu(cause), traceback=traceback)
-    if isinstance(error, RayTaskError | RuntimeEnvSetupError):
-        return Failure("raised", said, traceback=traceback)
-    return Failure("lost", said)
+    return Failure("lost", said) if lost else Failure("raised", said, traceback=traceback)
 
 
 def _kind_of_ours(error: UkdError) -> Kind:

@@ -16,7 +16,8 @@ from typing import Any
 
 from ukd_dist.cluster.localnodes import LocalNodes
 from ukd_dist.cluster.nodes import alive_nodes, draining_nodes, require
-from ukd_dist.cluster.ranks import GroupLostError, free_reservations, run_group
+from ukd_dist.cluster.ranks import GroupLostError, run_group
+from ukd_dist.cluster.reservations import free_reservations
 from ukd_dist.cluster.tasks import Job, Outcome, Tasks
 from ukd_dist.cluster.worker import last_line
 from ukd_dist.cluster_config import Cluster, Resources
@@ -63,7 +64,7 @@ class RayCluster:
         if not jobs:
             return
         with self.tasks() as tasks:
-            self.require([job.resources for job in jobs])
+            self.require([(job.resources, job.ranks) for job in jobs])
             for job in jobs:
                 tasks.add(job)
             while tasks:
@@ -75,22 +76,22 @@ class RayCluster:
     def tasks(self) -> Iterator[Tasks]:
         """Jobs that may be added to while others run; those that are left at the end are cancelled."""
         self._start()
-        tasks = Tasks(self.logs, self._settings.max_failures)
+        tasks = Tasks(self.logs, self._settings)
         try:
             yield tasks
         finally:
             tasks.close()
 
-    def require(self, wanted: Iterable[Resources]) -> None:
-        """Refuse what no node has.
+    def require(self, wanted: Iterable[tuple[Resources, int]]) -> None:
+        """Refuse what the nodes do not have: resources, for so many ranks at once.
 
         Raises:
-            ResourceError: No node has what one of them asks for.
+            ResourceError: They do not have what one of them asks for.
         """
         self._start()
         nodes = alive_nodes()
-        for resources in {r.model_dump_json(): r for r in wanted}.values():
-            require(nodes, resources)
+        for resources, ranks in {(r.model_dump_json(), n): (r, n) for r, n in wanted}.values():
+            require(nodes, resources, ranks)
 
     def is_alive(self, node: str) -> bool:
         """Whether a node is one of the cluster's now."""
@@ -108,11 +109,13 @@ class RayCluster:
         workers: int,
         resources: Resources,
         while_waiting: Callable[[], None] = lambda: None,
+        ask_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Run `function(begin())` on `workers` ranks with torch.distributed initialised, spread over nodes.
 
         A lost rank or node restarts the group, on the nodes that are there then. `begin` is called here, once
-        for each start, so that a start can be told from the ones before it, which may be at work still.
+        for each start, so that a start can be told from the ones before it, which may be at work still. On
+        Ctrl-C `ask_to_stop` is called; if it asked, the ranks have `GRACE_SECONDS` to end by themselves.
 
         Raises:
             UkdError: What a rank raised.
@@ -124,7 +127,15 @@ class RayCluster:
             require(alive_nodes(), resources, count=workers)  # each time: a node may be gone for good
             try:
                 run_group(
-                    name, function, begin(), workers, resources, self._settings, self.logs, while_waiting
+                    name,
+                    function,
+                    (begin(),),
+                    workers,
+                    resources,
+                    self._settings,
+                    self.logs,
+                    while_waiting,
+                    ask_to_stop,
                 )
                 return
             except GroupLostError as error:

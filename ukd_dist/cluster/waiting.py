@@ -22,11 +22,19 @@ class Wanted:
         resources: Of each.
         first: Name of one of them.
         count: How many there are.
+        ranks: Of each.
     """
 
     resources: Resources
     first: str
     count: int
+    ranks: int = 1
+
+    @property
+    def amounts(self) -> str:
+        """What each asks for, in words."""
+        one = amounts_of(self.resources)
+        return one if self.ranks == 1 else f"{self.ranks} x ({one})"
 
 
 class Waiting:
@@ -44,11 +52,11 @@ class Waiting:
             nodes: Those that are alive.
             now: The moment, seconds of any clock that only goes on.
         """
-        lacking = {k: w for k, w in wanted.items() if not any(copies(n, w.resources) for n in nodes)}
+        lacking = {k: w for k, w in wanted.items() if sum(copies(n, w.resources) for n in nodes) < w.ranks}
         for kind in self._since.keys() - lacking.keys():
             del self._since[kind]
             if self._said.pop(kind, None) is not None and kind in wanted:
-                yield f"there is a node with {amounts_of(wanted[kind].resources)} again"
+                yield f"there is a node with {wanted[kind].amounts} again"
         for kind, jobs in lacking.items():
             since = self._since.setdefault(kind, now)
             due = self._said[kind] + AGAIN_SECONDS if kind in self._said else since + FIRST_SECONDS
@@ -58,9 +66,8 @@ class Waiting:
 
 
 def _missing(jobs: Wanted, nodes: Sequence[Node], seconds: float) -> str:
-    wanted = amounts_of(jobs.resources)
     return (
-        f"no node has had {wanted} for {seconds:.0f} s, and {jobs.count} job(s) wait for it, "
+        f"no node has had {jobs.amounts} for {seconds:.0f} s, and {jobs.count} job(s) wait for it, "
         f"first {jobs.first}: {describe(nodes)}; expected a node with that much; "
         "add one, or stop and lower resources"
     )

@@ -15,6 +15,8 @@ from typing import Any
 
 from ukd_dist.errors import file_error
 
+STARTED_ON = "UKD_STARTED_ON"  # in a rank's environment: the node without which its group ends
+
 
 def run_job(log: Path, function: Callable[..., Any], arguments: tuple[Any, ...], gpus: bool = False) -> Any:
     """Call a job's function (a Ray task).
@@ -33,12 +35,12 @@ def run_job(log: Path, function: Callable[..., Any], arguments: tuple[Any, ...],
         return function(*arguments)
 
 
-def run_rank(config: dict[str, Any]) -> None:
-    """Call a rank's function (a Ray Train worker); `config` holds log, function and argument."""
+def run_rank(config: dict[str, Any]) -> Any:
+    """Call a rank's function (a Ray Train worker); `config` holds log, function and arguments."""
     from ray.train import get_context
 
     with _output_to(Path(f"{config['log']}-rank{get_context().get_world_rank()}.log")):
-        config["function"](config["argument"])
+        return config["function"](*config["arguments"])
 
 
 _log = logging.getLogger(__name__)

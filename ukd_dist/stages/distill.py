@@ -9,6 +9,7 @@ before it and writes where no other one does; the coordinator commits what the l
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,14 +17,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ukd_dist import manifest
-from ukd_dist.attempts import attempt_directory, earlier_checkpoints, new_attempt, with_history
-from ukd_dist.cluster import current_node
+from ukd_dist.attempts import (
+    attempt_directory,
+    earlier_checkpoints,
+    new_attempt,
+    newest_attempt,
+    with_history,
+)
+from ukd_dist.cluster import GRACE_SECONDS, current_node
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.errors import DataError, UkdError
 from ukd_dist.expansion import validate
 from ukd_dist.experiment import StudentMember, resolved
-from ukd_dist.heartbeat import Heart
+from ukd_dist.heartbeat import Heart, ask_to_stop, read_beat
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import CHECKPOINTS, ERROR, HISTORY, RunDirectory, leave_error, read_history
 from ukd_dist.stages.commits import drop_attempts, drop_older, finish_interrupted
@@ -40,6 +47,7 @@ from ukd_dist.training.setup import build_network, build_optimizer, prepare_devi
 from ukd_dist.training_config import Student
 
 DEEPSPEED = "deepspeed.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,19 @@ def _distill_one(context: Context, member: StudentMember) -> None:
             workers,
             settings.resources,
             while_waiting=lambda: bar.update(len(read_history(with_history(directory)))),
+            ask_to_stop=lambda: _ask_to_stop(directory),
         )
+
+
+def _ask_to_stop(student: Path) -> bool:
+    """Ask the newest attempt at a student to write a checkpoint and end; whether it has begun at all."""
+    attempt = newest_attempt(student)
+    if attempt is None or read_beat(attempt) is None:
+        return False
+    message = "waiting for a checkpoint of %s, %g s at most; Ctrl-C again: not"
+    _log.warning(message, student.name, GRACE_SECONDS)
+    ask_to_stop(attempt)
+    return True
 
 
 def is_finished(context: Context, member: StudentMember) -> bool:
@@ -182,10 +202,14 @@ def train_student(work: Work) -> None:
             other_ranks=work.other_ranks,
         )
         if engine.rank == 0:
-            # Rank 0 alone knows of SIGTERM: it could not stop without the others.
+            # SIGTERM may end the others at once, and this one should not wait for them.
             heart = stack.enter_context(Heart(attempt, current_node(), settings.epochs, heeds_sigterm=False))
             heart.begin(_take_checkpoints(attempt, settings, inputs, work.cluster.checkpoints_kept))
-            supervision = replace(supervision, on_step=lambda at, steps: heart.step(at.epoch, at.step, steps))
+            supervision = replace(
+                supervision,
+                on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
+                stop_asked=heart.stop_asked,
+            )
         train(
             engine,
             objective_of(run, member, shards, device),

@@ -22,7 +22,7 @@ from ukd_dist.attempts import (
     read_attempts,
     record,
 )
-from ukd_dist.cluster import Failure, Job, Outcome, RayCluster, Tasks
+from ukd_dist.cluster import GRACE_SECONDS, Failure, Job, Outcome, RayCluster, Tasks
 from ukd_dist.cluster_config import Resources
 from ukd_dist.config import Keep
 from ukd_dist.errors import DataError, ResourceError, TrainingError, UkdError
@@ -35,7 +35,6 @@ from ukd_dist.stages.verdicts import Ended, judge
 CRASH = "crash.txt"  # of an attempt: what Python says when its process gets SIGSEGV or the like
 _WATCH_SECONDS = 2.0
 _STARTING = 3  # times as long as between steps until the first one: shards are copied, videos decoded
-_GRACE_SECONDS = 20.0  # for a step and a checkpoint, where the coordinator is asked to stop
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +49,7 @@ class Member:
         job: Makes the job of an attempt from its number and resources; the job's value is the digest of the
             manifest that it left in the attempt's directory.
         keep: What stays on disk of it once it is finished.
+        ranks: Processes of an attempt, each with such resources.
     """
 
     id: str
@@ -57,6 +57,7 @@ class Member:
     resources: Resources
     job: Callable[[int, Resources], Job]
     keep: Keep = "all"
+    ranks: int = 1
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Members:
     """
 
     def __init__(
-        self, cluster: RayCluster, hang_seconds: float, grace_seconds: float = _GRACE_SECONDS
+        self, cluster: RayCluster, hang_seconds: float, grace_seconds: float = GRACE_SECONDS
     ) -> None:
         self._cluster = cluster
         self._hang_seconds = hang_seconds
@@ -109,7 +110,7 @@ class Members:
         Raises:
             ResourceError: No node has what a member asks for.
         """
-        self._cluster.require([member.resources for member in members])
+        self._cluster.require([(member.resources, member.ranks) for member in members])
         with self._cluster.tasks() as tasks:
             try:
                 for member in members:
@@ -173,7 +174,7 @@ class Members:
             if course.beat is None or beat.place != course.beat.place:
                 course.moved = clock
             course.beat, course.epoch = beat, max(course.epoch, beat.epoch)
-            if beat.node in draining and not course.asked:
+            if beat.nodes & draining and not course.asked:
                 ask_to_stop(course.attempt)
                 course.asked = True
             limit = self._hang_seconds * (_STARTING if beat.phase == "starting" else 1)
@@ -230,7 +231,7 @@ class Members:
         """Whether some node has what an attempt is to get; what the one before had may come again."""
         try:
             if resources != course.resources:
-                self._cluster.require([resources])
+                self._cluster.require([(resources, course.member.ranks)])
         except ResourceError:
             return False
         return True
@@ -255,8 +256,8 @@ class Members:
         record(directory, [*earlier, line])
 
     def _lives(self, course: _Course) -> bool:
-        """Whether the node of an attempt that began is there still."""
-        return course.beat is not None and self._cluster.is_alive(course.beat.node)
+        """Whether the nodes of an attempt that began are there still."""
+        return course.beat is not None and all(map(self._cluster.is_alive, course.beat.nodes))
 
 
 def _crash(attempt: Path) -> str:

@@ -29,7 +29,7 @@ _FORWARD_RATIO = 1 / 3  # of a training step; the backward pass computes twice a
 
 @dataclass(frozen=True)
 class Pace:
-    """What a clip costs.
+    """What a clip costs one rank.
 
     Attributes:
         seconds: Of training, waiting for data included.
@@ -49,7 +49,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one training took; its resources where they are known."""
+    """What one training took, all of its ranks together; its resources where they are known."""
 
     resources: Resources | None
     clips: int
@@ -73,9 +73,11 @@ class Paces:
             described = known.model_dump(mode="json") if known else _recorded(directory)
             lines = read_history(with_history(directory))
             if described and lines:
-                clips, seconds, waited = (
-                    sum(line[name] for line in lines) for name in ("clips", "seconds", "data_wait_seconds")
+                seconds, waited = (
+                    sum(line[name] * line.get("ranks", 1) for line in lines)
+                    for name in ("seconds", "data_wait_seconds")
                 )
+                clips = sum(line["clips"] for line in lines)
                 seen = _Seen(known.resources if known else None, clips, seconds, waited)
                 self._seen.setdefault(_kind(described), []).append(seen)
 
@@ -100,7 +102,7 @@ def measure(settings: Teacher, num_classes: int, shards: ShardSet | None) -> Pac
     for; the first step, which prepares much, is not counted.
     """
     device = torch.device("cuda" if settings.resources.gpus and torch.cuda.is_available() else "cpu")
-    at_once = settings.batch_size // settings.accumulate
+    at_once = settings.batch_size // (settings.accumulate * settings.workers)
     batch_size = at_once if device.type == "cuda" else min(at_once, _CPU_BATCH)
     resources = settings.resources.model_copy(update={"frame_cache_gib": None})
     smaller = {"batch_size": batch_size, "accumulate": 1, "resources": resources}

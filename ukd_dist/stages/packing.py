@@ -1,7 +1,8 @@
 """How members fit on nodes, and when they are done.
 
 First come, first placed, on the node with the most free CPUs. As in Ray, a share of a GPU lies on one GPU,
-and several GPUs are whole ones. Left out: other work on the nodes.
+and several GPUs are whole ones. Left out: other work on the nodes, and slots that stay free while several
+ranks wait until there is room for all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 import torch
 
@@ -33,6 +35,14 @@ class Node:
     def __str__(self) -> str:
         memory = "" if self.memory_gib is None else f", {self.memory_gib:.0f} GiB"
         return f"{self.cpus:g} CPUs, {self.gpus} GPUs{memory}"
+
+
+class Load(NamedTuple):
+    """One member: what each of its ranks reserves, and for how long."""
+
+    resources: Resources
+    seconds: float
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,35 +94,39 @@ class _Free:
         return max(1, round(wanted.cpus * _UNITS)), round((wanted.memory_gib or 0) * _UNITS)
 
 
-def schedule(members: Sequence[tuple[Resources, float]], nodes: Sequence[Node]) -> Schedule:
+_Place = tuple[_Free, list[int]]  # of a rank: a node, and GPUs of it
+
+
+def schedule(members: Sequence[Load], nodes: Sequence[Node]) -> Schedule:
     """Place members that take so many seconds each, in their order where they fit.
 
     Raises:
         ResourceError: Some fit on no node at all.
     """
-    kinds: dict[str, tuple[Resources, deque[float]]] = {}
-    for wanted, seconds in members:
-        kinds.setdefault(str(wanted), (wanted, deque()))[1].append(seconds)
-    for wanted, _ in kinds.values():
-        if at_once(wanted, nodes) == 0:
-            raise _too_large(wanted, nodes)
+    kinds: dict[tuple[str, int], deque[Load]] = {}
+    for member in members:
+        kinds.setdefault((str(member.resources), member.ranks), deque()).append(member)
+    for queue in kinds.values():
+        if at_once(queue[0].resources, nodes, queue[0].ranks) == 0:
+            raise _too_large(queue[0], nodes)
     free, ties = [_Free(node) for node in nodes], count()
-    ends: list[tuple[float, int, Resources, _Free, list[int]]] = []
+    ends: list[tuple[float, int, Resources, list[_Place]]] = []
     now, most = 0.0, 0
-    while ends or any(queue for _, queue in kinds.values()):
-        for wanted, queue in kinds.values():
-            while queue and (placed := _place(wanted, free)):
-                heapq.heappush(ends, (now + queue.popleft(), next(ties), wanted, *placed))
+    while ends or any(kinds.values()):
+        for queue in kinds.values():
+            while queue and (places := _place(queue[0].resources, free, queue[0].ranks)):
+                member = queue.popleft()
+                heapq.heappush(ends, (now + member.seconds, next(ties), member.resources, places))
         most = max(most, len(ends))
-        now, _, wanted, node, gpus = heapq.heappop(ends)
-        node.release(wanted, gpus)
+        now, _, wanted, places = heapq.heappop(ends)
+        _release(wanted, places)
     return Schedule(now, most)
 
 
-def at_once(wanted: Resources, nodes: Sequence[Node]) -> int:
+def at_once(wanted: Resources, nodes: Sequence[Node], ranks: int = 1) -> int:
     """How many members of one kind the nodes hold at one time."""
     free = [_Free(node) for node in nodes]
-    return next(n for n in count() if _place(wanted, free) is None)
+    return next(n for n in count() if not _place(wanted, free, ranks))
 
 
 def parse_nodes(given: Sequence[str]) -> list[Node]:
@@ -147,18 +161,30 @@ def local_nodes(cluster: Cluster) -> list[Node]:
     return [first, *[Node(cpus, 0, memory_gib)] * (cluster.local_nodes - 1)]
 
 
-def _place(wanted: Resources, free: list[_Free]) -> tuple[_Free, list[int]] | None:
-    for node in sorted(free, key=lambda node: -node.cpus):
-        gpus = node.place(wanted)
-        if gpus is not None:
-            return node, gpus
-    return None
+def _place(wanted: Resources, free: list[_Free], ranks: int) -> list[_Place]:
+    """Reserve for every rank; where they got it, or nothing where there is no room for all of them."""
+    places: list[_Place] = []
+    while len(places) < ranks:
+        tried = ((node, node.place(wanted)) for node in sorted(free, key=lambda node: -node.cpus))
+        found = next(((node, gpus) for node, gpus in tried if gpus is not None), None)
+        if found is None:
+            _release(wanted, places)
+            return []
+        places.append(found)
+    return places
 
 
-def _too_large(wanted: Resources, nodes: Sequence[Node]) -> ResourceError:
+def _release(wanted: Resources, places: list[_Place]) -> None:
+    for node, gpus in places:
+        node.release(wanted, gpus)
+
+
+def _too_large(member: Load, nodes: Sequence[Node]) -> ResourceError:
+    wanted = member.resources
+    ranks = f"{member.ranks} times " if member.ranks > 1 else ""
     memory = f" and {wanted.memory_gib:g} GiB" if wanted.memory_gib else ""
     return ResourceError(
-        f"members of {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs{memory} fit on no node: "
+        f"members of {ranks}{wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs{memory} fit on no node: "
         f"{'; '.join(sorted(set(map(str, nodes))))}",
         expected="a node with that much",
         action="lower their resources, or name the nodes with --node",

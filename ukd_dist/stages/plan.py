@@ -14,7 +14,6 @@ from typing import get_args
 
 from ukd_dist import manifest
 from ukd_dist.attempts import with_history
-from ukd_dist.cluster_config import Resources
 from ukd_dist.config import Keep
 from ukd_dist.data import synthetic
 from ukd_dist.data.shards import SPLITS, ShardSet
@@ -25,7 +24,7 @@ from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.rundir import RunDirectory, read_history
 from ukd_dist.stages.pace import Pace, Paces, measure
-from ukd_dist.stages.packing import Node, at_once, local_nodes, schedule
+from ukd_dist.stages.packing import Load, Node, at_once, local_nodes, schedule
 from ukd_dist.stages.sizes import Extent, TeacherSizes, target_bytes, teacher_sizes
 from ukd_dist.training_config import Teacher
 
@@ -42,8 +41,8 @@ class Group:
         modality: What it sees.
         members: How many there are.
         finished: Of them, finished.
-        cpus: What each reserves.
-        gpus: What each reserves.
+        cpus: What each reserves, by all of its ranks.
+        gpus: What each reserves, by all of its ranks.
         at_once: How many the nodes hold at one time, had they nothing else to do.
         epoch_seconds: Of one training epoch; None where nothing is known.
         seconds: Of one teacher, from its start to its logits.
@@ -120,16 +119,16 @@ def plan(experiment: Experiment, nodes: Sequence[Node] = (), *, measured: bool =
     costs = _costs(experiment, Paces(run, experiment), shards, extent, measured)
     left = {member.id: _epochs_left(run, member) for member in experiment.teachers}
     groups = _groups(experiment, costs, left, where, extent)
-    whole = [(m.settings.resources, _seconds(m.settings, costs, extent, None)) for m in experiment.teachers]
+    whole = [(m.settings, _seconds(m.settings, costs, extent, None)) for m in experiment.teachers]
     rest = [
-        (m.settings.resources, _seconds(m.settings, costs, extent, left[m.id]))
+        (m.settings, _seconds(m.settings, costs, extent, left[m.id]))
         for m in experiment.teachers
         if left[m.id] is not None
     ]
     found = Plan(
         nodes=tuple(map(str, where)),
         groups=tuple(groups),
-        at_once=schedule([(resources, seconds or 1.0) for resources, seconds in whole], where).at_once,
+        at_once=schedule([_load(settings, seconds or 1.0) for settings, seconds in whole], where).at_once,
         whole_seconds=_until_done(whole, where),
         left_seconds=_until_done(rest, where),
         teacher_bytes={keep: sum(g.members * g.sizes.kept(keep) for g in groups) for keep in get_args(Keep)},
@@ -179,9 +178,8 @@ def _kind(settings: Teacher) -> str:
     """Settings that a teacher's cost depends on; those of one kind cost the same."""
     resources, s = settings.resources, settings
     whole = s.fold is None
-    return str(
-        (s.arch, s.modality, s.clip, s.views, s.epochs, s.batch_size, s.momentum > 0, whole, resources)
-    )
+    trained = (s.clip, s.views, s.epochs, s.batch_size, s.momentum > 0, whole)
+    return str((s.arch, s.modality, *trained, resources, s.workers))
 
 
 def _epochs_left(run: RunDirectory, member: TeacherMember) -> int | None:
@@ -199,14 +197,17 @@ def _clips_per_epoch(settings: Teacher, extent: Extent) -> int:
     return steps_per_epoch(rows, settings.batch_size) * min(settings.batch_size, rows)
 
 
+def _epoch_seconds(settings: Teacher, pace: Pace, extent: Extent) -> float:
+    return pace.seconds * _clips_per_epoch(settings, extent) / settings.workers
+
+
 def _seconds(settings: Teacher, costs: dict[str, _Cost], extent: Extent, epochs: int | None) -> float | None:
     """Of one teacher with so many epochs to train; None: all of them."""
     pace = costs[_kind(settings)].pace
     if pace is None:
         return None
-    training = (
-        (settings.epochs if epochs is None else epochs) * _clips_per_epoch(settings, extent) * pace.seconds
-    )
+    epoch_seconds = _epoch_seconds(settings, pace, extent)
+    training = (settings.epochs if epochs is None else epochs) * epoch_seconds
     clips = sum(
         rows * (settings.views if split == "train" else settings.views.evaluated).count
         for split, rows in extent.rows.items()
@@ -233,10 +234,10 @@ def _groups(
                 modality=settings.modality,
                 members=len(members),
                 finished=sum(left[member.id] is None for member in members),
-                cpus=settings.resources.cpus,
-                gpus=settings.resources.gpus,
-                at_once=at_once(settings.resources, nodes),
-                epoch_seconds=cost.pace.seconds * _clips_per_epoch(settings, extent) if cost.pace else None,
+                cpus=settings.workers * settings.resources.cpus,
+                gpus=settings.workers * settings.resources.gpus,
+                at_once=at_once(settings.resources, nodes, settings.workers),
+                epoch_seconds=_epoch_seconds(settings, cost.pace, extent) if cost.pace else None,
                 seconds=_seconds(settings, costs, extent, None),
                 pace=cost.pace.source if cost.pace else "nothing measured",
                 sizes=cost.sizes,
@@ -245,8 +246,12 @@ def _groups(
     return groups
 
 
-def _until_done(members: Sequence[tuple[Resources, float | None]], nodes: Sequence[Node]) -> float | None:
-    known = [(resources, seconds) for resources, seconds in members if seconds is not None]
+def _load(settings: Teacher, seconds: float) -> Load:
+    return Load(settings.resources, seconds, settings.workers)
+
+
+def _until_done(members: Sequence[tuple[Teacher, float | None]], nodes: Sequence[Node]) -> float | None:
+    known = [_load(settings, seconds) for settings, seconds in members if seconds is not None]
     return schedule(known, nodes).seconds if len(known) == len(members) else None
 
 

@@ -1,22 +1,24 @@
-"""The fleet: every teacher that is not finished is trained by a Ray task, which then writes its logits.
+"""The fleet: every teacher that is not finished is trained by a Ray task or a group of ranks.
 
-A task is one numbered attempt (`attempts.py`): it goes on from the newest checkpoint of those before it, and
-what it made is committed by the coordinator (`members.py`).
+A job trains a teacher and writes its logits. It is one numbered attempt (`attempts.py`): it goes on from the
+newest checkpoint of those before it, and what it made is committed by the coordinator (`members.py`).
 """
 
 from __future__ import annotations
 
 import faulthandler
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import distributed, nn
 
 from ukd_dist import manifest
 from ukd_dist.attempts import attempt_directory, earlier_checkpoints
-from ukd_dist.cluster import Job, current_node
+from ukd_dist.cluster import STARTED_ON, Job, current_node
 from ukd_dist.cluster_config import Resources
 from ukd_dist.data.folds import assign_folds
 from ukd_dist.data.knowledge import CHECKS, logits_name
@@ -35,7 +37,7 @@ from ukd_dist.stages.context import Context, shards_digest
 from ukd_dist.stages.keeping import keep_of, keep_only
 from ukd_dist.stages.members import CRASH, Member, Members
 from ukd_dist.training.checkpoints import KEPT, Checkpoints
-from ukd_dist.training.engines import PlainEngine
+from ukd_dist.training.engines import DeepSpeedEngine, Engine, PlainEngine
 from ukd_dist.training.inference import WEIGHTS, save_weights
 from ukd_dist.training.loop import Supervision, train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
@@ -80,10 +82,10 @@ def teach(context: Context) -> None:
 
 
 def train_teacher(work: Work, number: int) -> str:
-    """One attempt at a teacher: train it and write its logits (a Ray task).
+    """One attempt at a teacher: train it and write its logits (a Ray task, or called on every rank).
 
     Returns:
-        Digest of the manifest that lies over them in the attempt's directory.
+        Digest of the manifest that lies over them in the attempt's directory; of other ranks than 0 empty.
 
     Raises:
         PreemptedError: It was asked to stop, and wrote a checkpoint.
@@ -91,6 +93,9 @@ def train_teacher(work: Work, number: int) -> str:
     """
     member = RunDirectory(work.root).teacher(work.member.id)
     attempt, settings = attempt_directory(member, number), work.member.settings
+    if settings.workers > 1 and distributed.get_rank() > 0:
+        _train(work, attempt)
+        return ""
     with (
         Heart(attempt, current_node(), settings.epochs) as heart,
         (attempt / CRASH).open("w", encoding="utf-8") as crash,
@@ -103,23 +108,55 @@ def train_teacher(work: Work, number: int) -> str:
 
 
 def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
+    """The only rank's part in an attempt, or rank 0's."""
+    settings = work.member.settings
+    model, shards = _train(work, attempt, heart)
+    save_weights(model, attempt / WEIGHTS)
+    capture = Capture(model, shards, settings, attempt, heart, work.checkpoint_seconds)
+    checks = _capture(capture, shards, rows_trained_on(shards, settings))
+    files, inputs = [WEIGHTS, HISTORY, *checks], {"shards": shards.digest}
+    return manifest.commit(attempt, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
+
+
+def _train(work: Work, attempt: Path, heart: Heart | None = None) -> tuple[nn.Module, ShardSet]:
+    """A rank's part in the training; rank 0's has the heart. Returns the network and what it learnt from."""
     run, settings = RunDirectory(work.root), work.member.settings
-    device = prepare_device(settings)
+    group = settings.workers > 1
+    device = prepare_device(settings, int(os.environ["LOCAL_RANK"]) if group else 0)
+    others = _nodes_of_group() if group else []
     shards = open_to_decode(run.shards, work.shard_cache)
     model = build_network(settings, len(shards.classes))
+    optimizer = build_optimizer(settings, model)
+    engine: Engine = (
+        DeepSpeedEngine(model, optimizer, device, settings)
+        if group
+        else PlainEngine(model, optimizer, device, settings)
+    )
     trained_on, inputs = rows_trained_on(shards, settings), {"shards": shards.digest}
-    checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs)
-    earlier = earlier_checkpoints(attempt)
-    take_captured(attempt, earlier)  # first: attempts whose checkpoints were taken over may be dropped
-    checkpoints.take(earlier)
-    began = checkpoints.latest()
-    heart.begin(began.name if any(began) else "")
-    with Recorder(run.metrics, run=work.run_name, stage="teach", member=work.member.id) as recorder:
+    supervision = Supervision(checkpoints_kept=work.checkpoints_kept)
+    if heart is not None:
+        heart.begin(_take_over(attempt, settings, inputs), others)
+        supervision = replace(
+            supervision,
+            checkpoint_seconds=work.checkpoint_seconds,
+            on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
+            stop_asked=heart.stop_asked,
+        )
+    with Recorder(
+        run.metrics, run=work.run_name, stage="teach", member=work.member.id, rank=engine.rank
+    ) as recorder:
         train(
-            PlainEngine(model, build_optimizer(settings, model), device, settings),
+            engine,
             supervised(settings),
             lambda epochs, step: training_clips(
-                shards, settings, epochs, device, rows=np.flatnonzero(trained_on), first_step=step
+                shards,
+                settings,
+                epochs,
+                device,
+                engine.rank,
+                engine.ranks,
+                rows=np.flatnonzero(trained_on),
+                first_step=step,
             ),
             settings,
             rows=shards.rows["train"],
@@ -127,18 +164,26 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
             inputs=inputs,
             recorder=recorder,
             num_rows=int(trained_on.sum()),
-            supervision=Supervision(
-                checkpoint_seconds=work.checkpoint_seconds,
-                checkpoints_kept=work.checkpoints_kept,
-                on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
-                stop_asked=heart.stop_asked,
-            ),
+            supervision=supervision,
         )
-    save_weights(model, attempt / WEIGHTS)
-    capture = Capture(model, shards, settings, attempt, heart, work.checkpoint_seconds)
-    checks = _capture(capture, shards, trained_on)
-    files = [WEIGHTS, HISTORY, *checks]
-    return manifest.commit(attempt, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
+    return model, shards
+
+
+def _nodes_of_group() -> list[str]:
+    """Ray's ids of the nodes that the group needs beside rank 0's (called on every rank)."""
+    nodes = [""] * distributed.get_world_size()
+    distributed.all_gather_object(nodes, current_node())
+    return [*nodes[1:], os.environ[STARTED_ON]]
+
+
+def _take_over(attempt: Path, settings: Teacher, inputs: dict[str, str]) -> str:
+    """Take over what the attempts before left; the name of the checkpoint that is gone on from, or empty."""
+    checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs)
+    earlier = earlier_checkpoints(attempt)
+    take_captured(attempt, earlier)  # first: attempts whose checkpoints were taken over may be dropped
+    checkpoints.take(earlier)
+    began = checkpoints.latest()
+    return began.name if any(began) else ""
 
 
 def _capture(capture: Capture, shards: ShardSet, trained_on: npt.NDArray[np.bool_]) -> dict[str, Checks]:
@@ -156,10 +201,12 @@ def _member(context: Context, member: TeacherMember) -> Member:
 
     def job(number: int, resources: Resources) -> Job:
         # Not Ray starts it again but the coordinator, under the next number.
-        return Job(member.id, train_teacher, (work, number), resources, fresh_process=True, retries=0)
+        return Job(
+            member.id, train_teacher, (work, number), resources, fresh_process=True, retries=0, ranks=ranks
+        )
 
-    keep = keep_of(run, experiment, member.id)
-    return Member(member.id, run.teacher(member.id), member.settings.resources, job, keep)
+    keep, ranks = keep_of(run, experiment, member.id), member.settings.workers
+    return Member(member.id, run.teacher(member.id), member.settings.resources, job, keep, ranks)
 
 
 def _missing(failed: dict[str, UkdError], begun: int, members: int, quorum: int) -> TrainingError:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from ukd_dist.training import deepspeed_op, partitions
-from ukd_dist.training_config import Student, Training
+from ukd_dist.training_config import Training
 
 
 class Engine(Protocol):
@@ -147,7 +147,7 @@ class DeepSpeedEngine:
     """
 
     def __init__(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, settings: Student
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, settings: Training
     ) -> None:
         self.device = device
         self.rank = torch.distributed.get_rank()
@@ -188,6 +188,8 @@ class DeepSpeedEngine:
 
     def from_rank_0(self, value: int) -> int:
         """Rank 0's `value`, on every rank."""
+        if self.ranks == 1:
+            return value
         shared = torch.tensor(value, device=self.device)
         torch.distributed.broadcast(shared, src=0)
         return int(shared)
@@ -237,8 +239,8 @@ class DeepSpeedEngine:
         self._optimizer.optimizer.load_state_dict(states[self.rank] if same else own)
 
 
-def deepspeed_config(settings: Student, ranks: int) -> dict[str, Any]:
-    """DeepSpeed's settings of a student. Its clipping is 1.0 unless it is turned off, as it is here."""
+def deepspeed_config(settings: Training, ranks: int) -> dict[str, Any]:
+    """DeepSpeed's settings of a training. Its clipping is 1.0 unless it is turned off, as it is here."""
     return {
         "train_batch_size": settings.batch_size,
         "train_micro_batch_size_per_gpu": settings.batch_size // (ranks * settings.accumulate),
@@ -257,7 +259,7 @@ def deepspeed_config(settings: Student, ranks: int) -> dict[str, Any]:
 
 def _deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
-        # Read at import: on a machine with GPUs DeepSpeed would take them for a student that asked for none.
+        # Read at import: on a machine with GPUs DeepSpeed would take them for a training that asked for none.
         os.environ["DS_ACCELERATOR"] = "cpu"
     # DeepSpeed looks for ninja on the PATH even where its op is built; pip puts it beside the interpreter.
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])

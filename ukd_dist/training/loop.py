@@ -30,6 +30,7 @@ from ukd_dist.training.history import Epoch, record_epoch, write_history
 from ukd_dist.training.schedules import learning_rate
 from ukd_dist.training_config import Training
 
+_GO_ON, _SAVE, _STOP = range(3)  # what rank 0 decides after a step
 _log = logging.getLogger(__name__)
 
 # Logits and the batch in; losses by kind out, of which `total` is minimised.
@@ -40,13 +41,15 @@ Objective = Callable[[torch.Tensor, Clips], dict[str, torch.Tensor]]
 class Supervision:
     """How a training is watched, what it writes on the way, and when it stops before its end.
 
+    Of several ranks rank 0's holds, but for `other_ranks`: it tells the others after every step.
+
     Attributes:
-        checkpoint_seconds: Within an epoch a checkpoint is written after so long without one; for one rank.
+        checkpoint_seconds: Within an epoch a checkpoint is written after so long without one.
         checkpoint_steps: Within an epoch a checkpoint is written after so many steps without one.
         checkpoints_kept: How many of them stay.
         other_ranks: Whether to go on from a checkpoint of another number of ranks; refused unless asked for.
         on_step: Called after every step with the position and the steps of an epoch.
-        stop_asked: Whether to write a checkpoint and end; for one rank.
+        stop_asked: Whether to write a checkpoint and end.
     """
 
     checkpoint_seconds: float = math.inf
@@ -165,7 +168,7 @@ def train(
             record_epoch(recorder, line)
             recorder.write()
         supervision.on_step(Position(epoch + 1), steps)
-        if epoch + 1 < settings.epochs and supervision.stop_asked():
+        if epoch + 1 < settings.epochs and engine.from_rank_0(supervision.stop_asked()):
             raise _preempted(Position(epoch + 1))
     if engine.rank == 0:
         write_history(directory, history)
@@ -218,13 +221,14 @@ def _run_epoch(
         if position.step == work.steps:  # the epoch's end has a checkpoint of its own
             break
         supervision.on_step(position, work.steps)
-        stopped = supervision.stop_asked()
         due = unsaved >= supervision.checkpoint_seconds or unsaved_steps >= supervision.checkpoint_steps
-        if stopped or due:
+        # Each rank has a clock of its own: one that saved alone would wait for the others for ever.
+        decision = work.engine.from_rank_0(_STOP if supervision.stop_asked() else _SAVE if due else _GO_ON)
+        if decision != _GO_ON:
             sums.seconds = before + whole.total()
             save(position, sums=asdict(sums), random=randomness.state(work.engine.device))
             unsaved, unsaved_steps = 0.0, 0
-        if stopped:
+        if decision == _STOP:
             raise _preempted(position)
     sums.seconds = before + whole.total()
     return _line(work.engine, epoch, rates[-1], sums)
