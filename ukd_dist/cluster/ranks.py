@@ -134,22 +134,25 @@ def _in_a_thread(
     """
     results: list[Any] = []
     failures: list[BaseException] = []
+    ended = threading.Event()
 
     def call() -> None:
         try:
             results.append(function())
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             failures.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
+    threading.Thread(target=call, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        # Not by join: a thread that is joined counts as ended once that is interrupted (Python 3.11).
+        while not ended.wait(_POLL_SECONDS):
             while_waiting()
+        while_waiting()
     except KeyboardInterrupt:
         if ask_to_stop():
-            thread.join(GRACE_SECONDS)
+            ended.wait(GRACE_SECONDS)
         raise
     if failures:
         raise failures[0]
