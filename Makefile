@@ -34,7 +34,7 @@ format: install
 
 # What a benchmark imports is none itself.
 bench: install
-	set -e; for script in $(filter-out $(addprefix benchmarks/,record.py competitors.py trainings.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out $(addprefix benchmarks/,record.py competitors.py trainings.py teacher_chart.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
 
 # Tests and figures of a machine with a GPU: about 15 minutes.
 gpu: install

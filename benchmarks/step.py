@@ -40,7 +40,7 @@ from ukd_dist.data.shards import ShardSet
 from ukd_dist.data_config import Codec
 from ukd_dist.metrics import Recorder
 from ukd_dist.training.engines import DeepSpeedEngine, PlainEngine
-from ukd_dist.training.loop import Supervision, train
+from ukd_dist.training.loop import train
 from ukd_dist.training.setup import (
     build_network,
     build_optimizer,
@@ -48,6 +48,7 @@ from ukd_dist.training.setup import (
     supervised,
     training_clips,
 )
+from ukd_dist.training.supervision import Supervision
 from ukd_dist.training_config import NO_TARGETS, Student
 
 PLAIN, DEEPSPEED = 0, 1

@@ -72,23 +72,14 @@ class Training(Settings):
     resources: Resources = Field(default_factory=Resources, description="of each process")
 
     @model_validator(mode="after")
-    def _passes_share_equally(self) -> Training:
-        if self.batch_size % self.accumulate:
-            raise SettingsError(
-                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}",
-                expected="equal parts for every forward pass",
-                action="change one of the two",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _ranks_share_equally(self) -> Training:
+    def _shares_are_equal(self) -> Training:
         if self.batch_size % (self.workers * self.accumulate):
+            shares = {"workers": self.workers, "accumulate": self.accumulate}
+            by = " times ".join(f"{name} {count}" for name, count in shares.items() if count > 1)
             raise SettingsError(
-                f"batch_size {self.batch_size} is not a multiple of workers {self.workers}"
-                + (f" times accumulate {self.accumulate}" if self.accumulate > 1 else ""),
-                expected="equal shares for every rank",
-                action="change one of the two",
+                f"batch_size {self.batch_size} is not a multiple of {by}",
+                expected="equal shares for every rank and forward pass",
+                action="change one of them",
             )
         if self.workers > 1 and 0 < self.resources.gpus < 1:
             raise ValueError(

@@ -20,9 +20,10 @@ from ukd_dist.rundir import read_history
 from ukd_dist.training.checkpoints import Checkpoints, Position
 from ukd_dist.training.engines import PlainEngine
 from ukd_dist.training.history import Epoch, read_epochs, write_history
-from ukd_dist.training.loop import Objective, Supervision, train
+from ukd_dist.training.loop import Objective, train
 from ukd_dist.training.schedules import learning_rate
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
+from ukd_dist.training.supervision import Supervision
 from ukd_dist.training_config import Teacher
 
 CPU = torch.device("cpu")

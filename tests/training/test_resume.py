@@ -17,8 +17,9 @@ from ukd_dist.errors import MismatchError, PreemptedError
 from ukd_dist.metrics import Recorder
 from ukd_dist.training.engines import DeepSpeedEngine
 from ukd_dist.training.history import read_epochs
-from ukd_dist.training.loop import Objective, Supervision, train
+from ukd_dist.training.loop import Objective, train
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
+from ukd_dist.training.supervision import Supervision
 from ukd_dist.training_config import Student
 
 CPU = torch.device("cpu")

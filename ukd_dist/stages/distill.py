@@ -42,8 +42,9 @@ from ukd_dist.stages.reduce import TARGET_FILE
 from ukd_dist.training.checkpoints import Checkpoints
 from ukd_dist.training.engines import DeepSpeedEngine, deepspeed_config
 from ukd_dist.training.inference import WEIGHTS, save_weights
-from ukd_dist.training.loop import Supervision, train
+from ukd_dist.training.loop import train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, training_clips
+from ukd_dist.training.supervision import Supervision
 from ukd_dist.training_config import Student
 
 DEEPSPEED = "deepspeed.json"
@@ -204,7 +205,9 @@ def train_student(work: Work) -> None:
         if engine.rank == 0:
             # SIGTERM may end the others at once, and this one should not wait for them.
             heart = stack.enter_context(Heart(attempt, current_node(), settings.epochs, heeds_sigterm=False))
-            heart.begin(_take_checkpoints(attempt, settings, inputs, work.cluster.checkpoints_kept))
+            kept = work.cluster.checkpoints_kept
+            checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs, kept)
+            heart.begin(checkpoints.take_over(earlier_checkpoints(attempt)))
             supervision = replace(
                 supervision,
                 on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
@@ -233,11 +236,3 @@ def train_student(work: Work) -> None:
     if engine.rank == 0:
         save_weights(model, attempt / WEIGHTS)
         manifest.commit(attempt, "student", resolved(settings), inputs, [WEIGHTS, HISTORY, DEEPSPEED])
-
-
-def _take_checkpoints(attempt: Path, settings: Student, inputs: dict[str, str], kept: int) -> str:
-    """Take over the newest checkpoints of the attempts before; the name of that which is gone on from."""
-    checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs, kept)
-    checkpoints.take(earlier_checkpoints(attempt))
-    began = checkpoints.latest()
-    return began.name if any(began) else ""

@@ -39,8 +39,9 @@ from ukd_dist.stages.members import CRASH, Member, Members
 from ukd_dist.training.checkpoints import KEPT, Checkpoints
 from ukd_dist.training.engines import DeepSpeedEngine, Engine, PlainEngine
 from ukd_dist.training.inference import WEIGHTS, save_weights
-from ukd_dist.training.loop import Supervision, train
+from ukd_dist.training.loop import train
 from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
+from ukd_dist.training.supervision import Supervision
 from ukd_dist.training_config import Teacher
 
 
@@ -135,7 +136,10 @@ def _train(work: Work, attempt: Path, heart: Heart | None = None) -> tuple[nn.Mo
     trained_on, inputs = rows_trained_on(shards, settings), {"shards": shards.digest}
     supervision = Supervision(checkpoints_kept=work.checkpoints_kept)
     if heart is not None:
-        heart.begin(_take_over(attempt, settings, inputs), others)
+        earlier = earlier_checkpoints(attempt)
+        take_captured(attempt, earlier)  # first: attempts whose checkpoints were taken over may be dropped
+        checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs, work.checkpoints_kept)
+        heart.begin(checkpoints.take_over(earlier), others)
         supervision = replace(
             supervision,
             checkpoint_seconds=work.checkpoint_seconds,
@@ -174,16 +178,6 @@ def _nodes_of_group() -> list[str]:
     nodes = [""] * distributed.get_world_size()
     distributed.all_gather_object(nodes, current_node())
     return [*nodes[1:], os.environ[STARTED_ON]]
-
-
-def _take_over(attempt: Path, settings: Teacher, inputs: dict[str, str]) -> str:
-    """Take over what the attempts before left; the name of the checkpoint that is gone on from, or empty."""
-    checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs)
-    earlier = earlier_checkpoints(attempt)
-    take_captured(attempt, earlier)  # first: attempts whose checkpoints were taken over may be dropped
-    checkpoints.take(earlier)
-    began = checkpoints.latest()
-    return began.name if any(began) else ""
 
 
 def _capture(capture: Capture, shards: ShardSet, trained_on: npt.NDArray[np.bool_]) -> dict[str, Checks]:

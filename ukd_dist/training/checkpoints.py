@@ -111,6 +111,16 @@ class Checkpoints:
             except FileNotFoundError:
                 shutil.rmtree(own)
 
+    def take_over(self, others: Sequence[Path]) -> str:
+        """As `take`; the name of the checkpoint that is gone on from, or empty.
+
+        Raises:
+            MismatchError, DataError: As `latest`.
+        """
+        self.take(others)
+        began = self.latest()
+        return began.name if any(began) else ""
+
     def latest(self) -> Position:
         """Position of the newest sound checkpoint; the beginning where there is none.
 

@@ -24,10 +24,11 @@ from ukd_dist.metrics import Recorder, Stopwatch, peak_host_memory_bytes
 from ukd_dist.rundir import CHECKPOINTS
 from ukd_dist.training import randomness
 from ukd_dist.training.averaging import Average
-from ukd_dist.training.checkpoints import KEPT, Checkpoints, Position
+from ukd_dist.training.checkpoints import Checkpoints, Position
 from ukd_dist.training.engines import Engine
 from ukd_dist.training.history import Epoch, record_epoch, write_history
 from ukd_dist.training.schedules import learning_rate
+from ukd_dist.training.supervision import UNWATCHED, Supervision
 from ukd_dist.training_config import Training
 
 _GO_ON, _SAVE, _STOP = range(3)  # what rank 0 decides after a step
@@ -35,29 +36,6 @@ _log = logging.getLogger(__name__)
 
 # Logits and the batch in; losses by kind out, of which `total` is minimised.
 Objective = Callable[[torch.Tensor, Clips], dict[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Supervision:
-    """How a training is watched, what it writes on the way, and when it stops before its end.
-
-    Of several ranks rank 0's holds, but for `other_ranks`: it tells the others after every step.
-
-    Attributes:
-        checkpoint_seconds: Within an epoch a checkpoint is written after so long without one.
-        checkpoint_steps: Within an epoch a checkpoint is written after so many steps without one.
-        checkpoints_kept: How many of them stay.
-        other_ranks: Whether to go on from a checkpoint of another number of ranks; refused unless asked for.
-        on_step: Called after every step with the position and the steps of an epoch.
-        stop_asked: Whether to write a checkpoint and end.
-    """
-
-    checkpoint_seconds: float = math.inf
-    checkpoint_steps: float = math.inf
-    checkpoints_kept: int = KEPT
-    other_ranks: bool = False
-    on_step: Callable[[Position, int], None] = lambda *_: None
-    stop_asked: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -101,7 +79,7 @@ def train(
     inputs: dict[str, str],
     recorder: Recorder,
     num_rows: int | None = None,
-    supervision: Supervision = Supervision(),
+    supervision: Supervision = UNWATCHED,
 ) -> list[Epoch]:
     """Train from the last checkpoint to the last epoch; the network is left with the weights that are kept.
 
