@@ -85,6 +85,7 @@ def device(
     "change",
     [
         {},
+        {"lr": 0.05},
         {"optimizer": "adamw", "lr": 0.001},
         {"accumulate": 2},
         {"clip_norm": 0.5},
@@ -104,6 +105,8 @@ def test_deepspeed_takes_the_steps_that_plain_torch_takes(
     deepspeed = losses_of(deepspeed_engine(settings, device), settings, range(STEPS))
 
     assert deepspeed == pytest.approx(plain, abs=SAME[device.type, settings.precision == "bf16"])
+    if device.type == "cpu" and settings.precision == "float32":
+        assert deepspeed[:8] == pytest.approx(plain[:8], abs=1e-5)
     assert len(set(plain)) == STEPS
 
 
