@@ -6,7 +6,7 @@ As `config`, which declares the rest, this module only declares.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -42,6 +42,18 @@ class Training(Settings):
     )
     milestones: tuple[float, ...] = Field(
         (), description="step: epochs after which the learning rate is a tenth of what it was"
+    )
+    lr_scale: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="learning rate of parts of the network over lr, by their names; the longest name holds",
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="parts of the network that are not trained, statistics of their batch norms included"
+    )
+    batch_norm: Literal["train", "frozen", "precise"] = Field(
+        "train",
+        description="train: running averages; frozen: statistics, scale and shift as they are initially; "
+        "precise: after the last step, means over up to 200 batches under the final weights",
     )
     clip_norm: float | None = Field(
         None, gt=0, description="largest norm of a step's gradient, which is shortened; null: left as it is"
@@ -104,6 +116,18 @@ class Training(Settings):
                 expected="rising numbers between warmup_epochs and epochs",
                 action="correct them",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_parts_have_no_rate(self) -> Training:
+        for part in self.lr_scale:
+            frozen = [name for name in self.freeze if f"{part}.".startswith(f"{name}.")]
+            if frozen:
+                raise SettingsError(
+                    f"lr_scale of {part}, which freeze: {frozen[0]} keeps from being trained",
+                    expected="one of the two",
+                    action="remove the other",
+                )
         return self
 
     @model_validator(mode="after")

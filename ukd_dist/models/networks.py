@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -32,12 +33,25 @@ class VideoNetwork(nn.Module):
         super().__init__()
         self.body = body
         self.every = every
+        self._held: list[nn.Module] = []
 
     def forward(self, clips_bcthw: torch.Tensor) -> torch.Tensor:
         """Logits `[batch, classes]` of clips `[batch, channels, frames, height, width]`."""
         pathways = [clips_bcthw[:, :, ::n] for n in self.every]
         logits: torch.Tensor = self.body(pathways[0] if len(pathways) == 1 else pathways)
         return logits
+
+    def hold(self, modules: Sequence[nn.Module]) -> None:
+        """Keep modules of the body in evaluation mode, also while the rest is trained."""
+        self._held = list(modules)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VideoNetwork:
+        """Training or evaluation mode, but for what is held."""
+        super().train(mode)
+        for module in self._held:
+            module.eval()
+        return self
 
 
 def build(

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from ukd_dist.training import deepspeed_op, partitions
+from ukd_dist.training.finetuning import LR_SCALE
 from ukd_dist.training_config import Training
 
 
@@ -283,4 +284,4 @@ def _sound(settings: Training, device: torch.device) -> AbstractContextManager[N
 
 def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get(LR_SCALE, 1.0)

@@ -28,6 +28,7 @@ from ukd_dist.training.checkpoints import Checkpoints, Position
 from ukd_dist.training.engines import Engine
 from ukd_dist.training.history import Epoch, record_epoch, write_history
 from ukd_dist.training.schedules import learning_rate
+from ukd_dist.training.statistics import measure_statistics
 from ukd_dist.training.supervision import UNWATCHED, Supervision
 from ukd_dist.training_config import Training
 
@@ -152,7 +153,17 @@ def train(
         write_history(directory, history)
     if average is not None:
         average.put_in()
+    if settings.batch_norm == "precise":
+        final = Position(settings.epochs)
+        batches = open_clips(range(settings.epochs, settings.epochs + 1), 0)
+        measure_statistics(engine, _watched(batches, lambda: supervision.on_step(final, steps)), steps)
     return history
+
+
+def _watched(clips: Iterator[Clips], on_batch: Callable[[], None]) -> Iterator[torch.Tensor]:
+    for batch in clips:
+        on_batch()
+        yield batch.clips_bcthw
 
 
 def _take_up(work: _Work, epoch: int, begin: int, parts: list[dict[str, Any]]) -> _Sums:

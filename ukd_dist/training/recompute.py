@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    _CHECKPOINT_PREFIX,
     CheckpointImpl,
     apply_activation_checkpointing,
     checkpoint_wrapper,
@@ -25,6 +26,11 @@ def recompute_activations(network: nn.Module) -> None:
     apply_activation_checkpointing(
         network, checkpoint_wrapper_fn=_wrapped, check_fn=lambda module: type(module).__name__ == BLOCK
     )
+
+
+def plain_name(name: str) -> str:
+    """A weight's name as it was before its block was wrapped."""
+    return name.replace(_CHECKPOINT_PREFIX, "")
 
 
 def _wrapped(block: nn.Module) -> nn.Module:

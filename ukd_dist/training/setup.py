@@ -8,7 +8,6 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ukd_dist.clip_config import Views
@@ -19,6 +18,7 @@ from ukd_dist.data.shards import ShardSet, SplitName
 from ukd_dist.data.stored import StoredVideos
 from ukd_dist.data.views import evaluation_batches, training_batches
 from ukd_dist.models.networks import VideoNetwork, build
+from ukd_dist.training.finetuning import freeze, parameter_groups
 from ukd_dist.training.loop import Objective
 from ukd_dist.training.recompute import recompute_activations
 from ukd_dist.training_config import Training
@@ -49,23 +49,29 @@ def build_network(settings: Training, num_classes: int) -> VideoNetwork:
         dropout=settings.dropout,
         seed=settings.seed,
     )
+    freeze(network, settings)
     if settings.recompute:
         recompute_activations(network)
     return network
 
 
-def build_optimizer(settings: Training, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD, Nesterov where there is momentum, or AdamW; fused: one pass over the weights."""
+def build_optimizer(settings: Training, model: VideoNetwork) -> torch.optim.Optimizer:
+    """SGD, Nesterov where there is momentum, or AdamW; fused: one pass over the weights.
+
+    Raises:
+        UsageError: `lr_scale` names a part that the network does not have.
+    """
+    groups = parameter_groups(model, settings)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
-            model.parameters(),
+            groups,
             lr=settings.lr,
             betas=(settings.momentum, 0.999),
             weight_decay=settings.weight_decay,
             fused=True,
         )
     return torch.optim.SGD(
-        model.parameters(),
+        groups,
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
