@@ -55,6 +55,7 @@ def test_a_teacher_of_two_ranks_is_finished_as_its_neighbour_is(undisturbed: Exp
     assert len({start["node"] for log in rank_logs(group) for start in starts(log)}) == 2
 
 
+@pytest.mark.slow
 def test_a_teacher_of_two_ranks_that_is_stopped_and_then_loses_one_ends_with_the_same_bytes(
     undisturbed: Experiment, shards: ShardSet, tmp_path: Path
 ) -> None:

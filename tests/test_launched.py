@@ -130,6 +130,7 @@ def test_ranks_that_die_under_torchrun_go_on_from_their_checkpoint_when_it_resta
     assert learnt(student) == learnt(undisturbed / "students" / student.name)
 
 
+@pytest.mark.slow
 def test_one_rank_goes_on_where_two_began_when_it_is_asked_to(undisturbed: Path, tmp_path: Path) -> None:
     root, student = undistilled(undisturbed, tmp_path)
     with running(root, launched(TORCHRUN, root)) as process:

@@ -148,6 +148,7 @@ def test_what_a_cut_off_rank_still_writes_is_not_used_once_its_node_is_back(
     nodes.kill(lost)  # Ray does not take back a node that it gave up
 
 
+@pytest.mark.slow
 def test_a_student_that_may_not_be_restarted_fails_with_its_rank(
     nodes: Nodes, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +170,7 @@ def test_a_student_that_may_not_be_restarted_fails_with_its_rank(
     assert read_error(student) == line.removeprefix("ukd: ")
 
 
+@pytest.mark.slow
 def test_a_loss_that_one_rank_alone_finds_not_finite_stops_both_and_is_not_tried_again(
     undisturbed: Path, tmp_path: Path
 ) -> None:

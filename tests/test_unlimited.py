@@ -100,6 +100,7 @@ def test_of_a_student_that_keeps_teachers_in_memory_it_is_seen_that_it_opens_the
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_a_run_with_teachers_in_memory_goes_the_whole_way_and_drops_their_weights_in_the_end(
     tmp_path: Path,
 ) -> None:
