@@ -32,9 +32,9 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# What a benchmark imports is none itself.
+# What a benchmark imports is none itself; `make test-slow` runs what faults.py records.
 bench: install
-	set -e; for script in $(filter-out $(addprefix benchmarks/,record.py competitors.py trainings.py teacher_chart.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out $(addprefix benchmarks/,record.py competitors.py trainings.py teacher_chart.py faults.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script; done
 
 # Tests and figures of a machine with a GPU: about 15 minutes.
 gpu: install

@@ -195,6 +195,7 @@ def test_what_a_node_does_that_was_cut_off_is_not_used_once_it_is_back(
     trials: int,
     dark_seconds: int,
 ) -> None:
+    restarts = []
     for trial in range(trials):
         fleet = Fleet.of(nodes, tmp_path / str(trial), shards, MEMBERS, EPOCHS)
         driver = fleet.start()
@@ -213,10 +214,11 @@ def test_what_a_node_does_that_was_cut_off_is_not_used_once_it_is_back(
         outcomes = {line.attempt: line.outcome for line in read_attempts(directory)}
         assert outcomes.pop(number) == "lost"
         assert list(outcomes.values())[-1] == "done"
-        record_property(f"cut-off node {trial}: seconds until its member began again", round(restart, 1))
-        assert restart < RESTART_SECONDS
+        record_property("cut-off node: seconds until its member began again", round(restart, 1))
+        restarts.append(restart)
         nodes.kill(node)  # Ray does not take back a node that it gave up
         nodes.start(node)
+    assert max(restarts) < RESTART_SECONDS
 
 
 def test_with_a_killed_head_the_same_command_on_a_new_cluster_trains_no_finished_member_again(
