@@ -1,4 +1,4 @@
-"""Claim: a killed, cut-off or drained node and a killed worker cost a run seconds and change none of its bytes.
+"""Claim: killed, cut-off or drained nodes and killed workers cost a run seconds and change none of its bytes.
 
 Runs the fault suites of tests/ with real trainings on Ray nodes in network namespaces, the slow counts
 included (as root, about 75 minutes), and keeps what the tests say they saw: of each suite how many passed and
