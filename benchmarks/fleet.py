@@ -7,7 +7,9 @@ On four Ray nodes of one CPU each on this machine, in one run:
   used again: seconds of the whole times the slots, over members; the processor seconds that this machine
   spent on each, since the nodes share its cores; and the coordinator's peak memory;
 - status, resume: `ukd status` and `ukd teach` of a root with 1,000 finished teachers, which have a history of
-  30 epochs and the record of one attempt each, whole commands.
+  30 epochs and the record of one attempt each, whole commands;
+- metrics: seconds of the exporter's answers of that root, whose teachers left a snapshot each, one answer a
+  second, after the first two; and its number of series.
 
 Prints one JSON line and keeps it in benchmarks/results/fleet.json. `--small` takes 40 members, to see that
 the script runs, and keeps nothing.
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,14 +39,17 @@ from ukd_dist.data.knowledge import CHECKS, logits_name, logits_path, write_logi
 from ukd_dist.data.shards import SAMPLES, Sample, ShardSet, samples_csv, shard_name, write_shard
 from ukd_dist.data_config import Encoding
 from ukd_dist.experiment import resolved
+from ukd_dist.exporter import exporting
 from ukd_dist.heartbeat import Heart
+from ukd_dist.metrics import Recorder
 from ukd_dist.resolution import parse
-from ukd_dist.rundir import HISTORY, RunDirectory
+from ukd_dist.rundir import HISTORY, RunDirectory, open_run
 from ukd_dist.stages.members import Member, Members
-from ukd_dist.training.loop import Epoch, write_history
+from ukd_dist.status import committed_metrics
+from ukd_dist.training.history import Epoch, record_epoch, write_history
 
 MEMBERS, NODES, CLASSES, ROWS, EPOCHS = 1000, 4, 11, 22, 30
-REPEATS = 5
+REPEATS, ANSWERS = 5, 22
 RESULT = RESULTS / "fleet.json"
 EXPERIMENT = """
 name: fleet
@@ -70,7 +76,9 @@ def main() -> None:
         seconds_of_slots, seconds_of_cores = (
             {way: found[place] for way, found in overhead.items()} for place in (0, 1)
         )
-        seconds = measure_commands(Path(scratch) / "finished", count)
+        finished = Path(scratch) / "finished"
+        seconds = measure_commands(finished, count)
+        answers, series = measure_answers(finished)
     figures = {
         "claim": claim_of(__doc__),
         "command": "python benchmarks/fleet.py",
@@ -83,6 +91,8 @@ def main() -> None:
         "coordinator_peak_mib": round(peak_mib()),
         "repeats": REPEATS,
         "command_seconds": seconds,
+        "answer_seconds": answers,
+        "series": series,
     }
     print(json.dumps(figures))
     if not small:
@@ -134,6 +144,26 @@ def measure_commands(root: Path, count: int) -> dict[str, list[float]]:
     return {name: [seconds_of(command) for _ in range(REPEATS)] for name, command in commands.items()}
 
 
+def measure_answers(root: Path) -> tuple[list[float], int]:
+    """Seconds of each answer of the exporter, and how many series the last one has."""
+    run, experiment = open_run(root)
+    for member in experiment.teachers:
+        with Recorder(run.metrics, run=experiment.name, stage="teach", member=member.id) as recorder:
+            record_epoch(recorder, epoch_line(EPOCHS))
+            for name in ("ukd_clips_total", "ukd_data_wait_seconds_total"):
+                recorder.count(name)
+            recorder.observe("ukd_step_seconds", 0.5)
+    seconds = []
+    with exporting(run.metrics, experiment.name, 0, lambda: committed_metrics(run, experiment)) as port:
+        for _ in range(ANSWERS):
+            began = time.perf_counter()
+            with urllib.request.urlopen(f"http://localhost:{port}/metrics") as answer:
+                text = answer.read().decode()
+            seconds.append(round(time.perf_counter() - began, 4))
+            time.sleep(1.0)
+    return seconds[2:], sum(not line.startswith("#") for line in text.splitlines())
+
+
 def finish_teachers(file: Path) -> None:
     experiment = parse(file.read_text(), str(file), [])
     run = RunDirectory(experiment.root)
@@ -149,12 +179,14 @@ def finish_teachers(file: Path) -> None:
                 path, logits_nc, shards.rows["train"], "train", view="centre", trained_on=none
             )
         }
-        write_history(
-            directory, [Epoch(n + 1, {"total": 1.5}, 0.5, 0.1, 20.0, 1.0, ROWS, 2**30) for n in range(EPOCHS)]
-        )
+        write_history(directory, [epoch_line(n + 1) for n in range(EPOCHS)])
         record(directory, [Attempt(1, "host", "node", now(), now(), "done")])
         inputs, settings = {"shards": shards.digest}, resolved(member.settings)
         manifest.commit(directory, "teacher", settings, inputs, [*checks, HISTORY], {CHECKS: checks})
+
+
+def epoch_line(number: int) -> Epoch:
+    return Epoch(number, {"total": 1.5, "ce": 1.5}, 0.5, 0.1, 20.0, 1.0, ROWS, 2**30)
 
 
 def finish_shards(directory: Path) -> ShardSet:

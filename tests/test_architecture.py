@@ -28,6 +28,7 @@ VOCABULARY = {
     "data_config",
     "document",
     "expansion",
+    "exporter",
     "settings",
     "experiment",
     "heartbeat",
@@ -88,7 +89,7 @@ INSIDE_FUNCTIONS = {
     "pytorchvideo": {"models/networks.py"},
 }
 ANYWHERE_IN = {
-    "prometheus_client": {"metrics.py"},
+    "prometheus_client": {"metrics.py", "exporter.py"},
     "av": {"data/video.py", "data/vp9.py", "data/jpegs.py", "data/streams.py", "data/synthetic/videos.py"},
     "cv2": {
         "data/modalities.py",
@@ -118,6 +119,7 @@ ANYWHERE_IN = {
         "cli/experiments.py",
         "cli/inspection.py",
         "cli/logits.py",
+        "cli/metrics.py",
         "cli/networks.py",
         "cli/rank.py",
         "cli/runs.py",

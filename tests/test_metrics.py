@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,11 +22,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from ukd_dist.errors import ResourceError
-from ukd_dist.metrics import CATALOGUE, Committed, Recorder, exporting, merge_snapshots
+from ukd_dist.experiment import Experiment
+from ukd_dist.exporter import Page, RunCollector, exporting, merge_snapshots
+from ukd_dist.manifest import write_atomically
+from ukd_dist.metrics import CATALOGUE, Committed, Recorder
+from ukd_dist.resolution import parse
+from ukd_dist.rundir import RunDirectory
 from ukd_dist.status import STATES
 
 STATE_COUNTS: dict[str, int] = {**dict.fromkeys(STATES, 0), "done": 3, "running": 2}
@@ -237,6 +245,18 @@ def recorded(tmp_path: Path) -> Path:
     return directory
 
 
+RECORDED = (
+    "ukd_clips_total",
+    "ukd_data_wait_seconds_total",
+    "ukd_step_seconds",
+    "ukd_epoch_seconds",
+    "ukd_loss",
+    "ukd_memory_peak_bytes",
+    "ukd_accuracy_ratio",
+    "ukd_teachers",
+)
+
+
 @contextmanager
 def serving(directory: Path) -> Iterator[int]:
     with exporting(directory, "study", 0, lambda: [Committed("ukd_teachers", "teach", STATE_COUNTS)]) as port:
@@ -251,9 +271,7 @@ def test_the_exporter_serves_the_sum_of_all_snapshots(recorded: Path) -> None:
     assert value(families, "ukd_clips_total", rank="1") == 100
     assert value(families, "ukd_step_seconds_count", rank="0") == 2
     assert {family.name: family.type for family in families} == {
-        name.removesuffix("_total"): CATALOGUE[name].kind
-        for name in CATALOGUE.keys()
-        - {"ukd_epoch", "ukd_reduce_logits_bytes_total", "ukd_rejected_samples_total"}
+        name.removesuffix("_total"): CATALOGUE[name].kind for name in RECORDED
     }
 
 
@@ -294,6 +312,78 @@ def test_the_exporter_serves_what_is_recorded_while_it_runs(tmp_path: Path) -> N
         assert value(text_string_to_metric_families(get(port, "/metrics")), "ukd_clips_total") == 3
 
 
+class SlowCollector(Collector):
+    """Takes a while, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def collect(self) -> Iterator[Metric]:
+        self.asked += 1
+        time.sleep(0.1)
+        yield GaugeMetricFamily("asked", "times", self.asked)
+
+
+def test_text_that_takes_long_is_answered_as_it_was_and_made_anew_behind_that() -> None:
+    collector = SlowCollector()
+    page = Page(collector)
+    assert b"asked 1.0" in page.answer("")[0]
+
+    begin, texts = time.monotonic(), set()
+    while time.monotonic() - begin < 2.2:
+        asked = time.monotonic()
+        texts.add(page.answer("")[0])
+        assert time.monotonic() - asked < 0.05
+        time.sleep(0.02)
+    assert len(texts) >= 2
+    assert collector.asked <= 4, "a tenth of the time at most"
+
+
+def test_a_snapshot_that_stayed_as_it_was_is_not_read_again(recorded: Path) -> None:
+    collector = RunCollector(recorded, "study", lambda: [])
+    first = list(collector.collect())
+    path = next(recorded.glob("*.prom"))
+    kept = path.stat()
+    path.write_text("nothing that could be parsed {")
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert list(collector.collect()) == first
+    path.unlink()
+    assert list(collector.collect()) != first
+
+
+def test_a_finished_run_is_served_until_it_is_interrupted(tmp_path: Path, recorded: Path) -> None:
+    command = [sys.executable, "-m", "ukd_dist.cli", "metrics", "serve", str(tmp_path)]
+    experiment = small_experiment(tmp_path)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rsplit(":", 1)[1].split("/")[0])
+        families = list(text_string_to_metric_families(get(port, "/metrics")))
+        assert (recorded / "targets.json").exists()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+    assert value(families, "ukd_clips_total", rank="0") == 200
+    assert value(families, "ukd_teachers", state="pending") == len(experiment.teachers)
+    assert value(families, "ukd_disk_free_bytes") > 0
+    assert not (recorded / "targets.json").exists()
+
+
+def small_experiment(root: Path) -> Experiment:
+    """A run directory of an experiment of which nothing is done."""
+    text = f"""
+name: study
+root: {root}
+data: {{source: synthetic}}
+teachers: {{fleet: [{{arch: x3d_tiny, modality: rgb, grid: {{seed: [0, 1]}}}}]}}
+students: {{runs: [{{name: a, arch: x3d_tiny, modality: rgb, targets: none}}]}}
+"""
+    experiment = parse(text, "study.yaml", [])
+    write_atomically(RunDirectory(root).experiment, experiment.to_yaml().encode())
+    return experiment
+
+
 def test_promtool_finds_nothing_to_say(recorded: Path) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("no promtool: it comes with Debian's prometheus")
@@ -311,7 +401,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
             pass
         assert (tmp_path / "targets.json").exists()
     expected = (
-        f"cluster.metrics_port {port}: Address already in use; expected a port that is free; "
+        f"metrics port {port}: Address already in use; expected a port that is free; "
         "choose another, or 0 for any free one"
     )
     assert str(caught.value) == expected

@@ -20,7 +20,7 @@ from ukd_dist.errors import BusyError, DataError, MismatchError, TrainingError, 
 from ukd_dist.experiment import Experiment
 from ukd_dist.resolution import load, parse
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
-from ukd_dist.status import STATES, MemberStatus, State, is_held, read_status, rejected, teacher_states
+from ukd_dist.status import STATES, MemberStatus, State, is_held, read_status, rejected, states_of
 
 STUDY = """
 name: study
@@ -287,7 +287,7 @@ def test_teachers_are_counted_in_every_state(run: RunDirectory, study: Experimen
     make(run.teacher(study.teachers[0].id), done=True)
     make(run.teacher(study.teachers[1].id), error="killed")
     make(run.student(study.students[0].id), done=True)
-    counts = teacher_states(run, study)
+    counts = states_of("teacher", read_status(run, study))
     assert counts == {"done": 1, "running": 0, "interrupted": 0, "failed": 1, "pending": 1}
     assert tuple(counts) == STATES
 

@@ -1,37 +1,22 @@
-"""Prometheus metrics: the catalogue, the recorder of a working process, and the exporter of a run.
+"""Prometheus metrics: the catalogue, and the recorder of a working process.
 
 Trainings are shorter than they are many, and processes end between scrapes; so every process writes
-snapshots of its own registry under `<root>/metrics`, and the coordinator's exporter serves their sum from
-there. A count that was written is never lost with its process. Only this module imports prometheus_client.
+snapshots of its own registry under `<root>/metrics`, and `exporter.py` serves their sum from there. A count
+that was written is never lost with its process.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    start_http_server,
-    write_to_textfile,
-)
-from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
-
-from ukd_dist.errors import ResourceError
-from ukd_dist.manifest import write_atomically
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, write_to_textfile
 
 SNAPSHOT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
@@ -57,6 +42,15 @@ CATALOGUE: Mapping[str, Definition] = {
     "ukd_loss": Definition("gauge", "Mean loss of the latest epoch.", ("member", "kind")),
     "ukd_accuracy_ratio": Definition("gauge", "Top-1 accuracy.", ("member", "split")),
     "ukd_teachers": Definition("gauge", "Teachers of the fleet by state.", ("state",)),
+    "ukd_students": Definition("gauge", "Students by state.", ("state",)),
+    "ukd_attempts_total": Definition("counter", "Attempts at members that ended.", ("outcome",)),
+    "ukd_member_epochs_total": Definition(
+        "counter", "Epochs that are finished, over all members.", ("kind",)
+    ),
+    "ukd_member_epochs_asked": Definition("gauge", "Epochs that the experiment asks for.", ("kind",)),
+    "ukd_remaining_seconds": Definition("gauge", "Time until the fleet is trained, at the pace so far."),
+    "ukd_disk_free_bytes": Definition("gauge", "Room where the run directory lies."),
+    "ukd_disk_size_bytes": Definition("gauge", "Size of the file system where the run directory lies."),
     "ukd_reduce_logits_bytes_total": Definition("counter", "Bytes of logits that the reduction has read."),
     "ukd_rejected_samples_total": Definition("counter", "Videos that sharding has rejected.", ("reason",)),
 }
@@ -136,98 +130,14 @@ class Committed:
     """A metric that the run directory itself states, so that no restart counts anything twice.
 
     Attributes:
-        name: A name of `CATALOGUE` with one label of its own.
-        stage: The stage that it speaks of.
-        values: Value of that label -> number.
+        name: A name of `CATALOGUE` with one label of its own, or none.
+        stage: The stage that it speaks of; empty: the whole run.
+        values: Value of that label -> number; without one under the empty string.
     """
 
     name: str
     stage: str
     values: Mapping[str, float]
-
-
-class RunCollector(Collector):
-    """Serves the sum of all snapshots under `<root>/metrics`, and what the run directory states.
-
-    Args:
-        directory: `<root>/metrics`.
-        run: The experiment's name.
-        read_committed: Reads what the run directory states now.
-    """
-
-    def __init__(self, directory: Path, run: str, read_committed: Callable[[], Iterable[Committed]]) -> None:
-        self._directory = directory
-        self._run = run
-        self._read_committed = read_committed
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields each metric family once."""
-        yield from merge_snapshots(sorted(self._directory.glob("*.prom"), key=lambda p: p.stat().st_mtime))
-        for committed in self._read_committed():
-            definition = CATALOGUE[committed.name]
-            (label,) = definition.labels
-            family = Metric(committed.name.removesuffix("_total"), definition.help, definition.kind)
-            for value, number in committed.values.items():
-                labels = {"run": self._run, "stage": committed.stage, "rank": "0", label: value}
-                family.add_sample(committed.name, labels, float(number))
-            yield family
-
-
-def merge_snapshots(paths: Iterable[Path]) -> list[Metric]:
-    """Families of several snapshots as one: counts are summed, of gauges the latest holds."""
-    families: dict[str, Metric] = {}
-    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-    for path in paths:
-        for family in text_string_to_metric_families(path.read_text()):
-            if family.name.endswith("_created"):  # of one process, and no family of its own in OpenMetrics
-                continue
-            families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            merged = values.setdefault(family.name, {})
-            for sample in family.samples:
-                key = (sample.name, tuple(sorted(sample.labels.items())))
-                before = 0.0 if family.type == "gauge" else merged.get(key, 0.0)
-                merged[key] = before + sample.value
-    for name, merged in values.items():
-        for (sample_name, labels), value in merged.items():
-            families[name].add_sample(sample_name, dict(labels), value)
-    return list(families.values())
-
-
-@contextmanager
-def exporting(
-    directory: Path, run: str, port: int | None, read_committed: Callable[[], Iterable[Committed]]
-) -> Iterator[int | None]:
-    """Serve a run's metrics over HTTP; yields the port, or None where `port` is None.
-
-    `<root>/metrics/targets.json` names the address in the form that Prometheus' file discovery reads.
-
-    Raises:
-        ResourceError: The port is taken.
-    """
-    if port is None:
-        yield None
-        return
-    registry = CollectorRegistry()
-    registry.register(RunCollector(directory, run, read_committed))
-    try:
-        server, thread = start_http_server(port, registry=registry)
-    except OSError as error:
-        raise ResourceError(
-            f"cluster.metrics_port {port}: {error.strerror}",
-            expected="a port that is free",
-            action="choose another, or 0 for any free one",
-        ) from error
-    targets = (
-        f'[{{"targets": ["{socket.gethostname()}:{server.server_port}"], "labels": {{"run": "{run}"}}}}]\n'
-    )
-    write_atomically(directory / "targets.json", targets.encode())
-    try:
-        yield server.server_port
-    finally:
-        (directory / "targets.json").unlink(missing_ok=True)
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def peak_host_memory_bytes() -> int:

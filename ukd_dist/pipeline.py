@@ -23,7 +23,8 @@ from ukd_dist.data.sources import read_source
 from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError, UsageError
 from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
-from ukd_dist.metrics import Committed, exporting
+from ukd_dist.exporter import exporting
+from ukd_dist.metrics import Committed
 from ukd_dist.models.catalogue import check
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating, open_run

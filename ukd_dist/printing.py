@@ -200,10 +200,10 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
 def print_answer(value: object, as_json: bool) -> None:
     """Print a value as JSON, or a mapping as lines; of other values nothing but JSON is printed."""
     if as_json:
-        print(json.dumps(value, indent=1))
+        print(json.dumps(value, indent=1), flush=True)
     elif isinstance(value, dict):
         for key, item in value.items():
-            print(f"{key}: {item}")
+            print(f"{key}: {item}", flush=True)
 
 
 def console() -> Console:

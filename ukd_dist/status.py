@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import math
+import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,6 +45,7 @@ class MemberStatus:
         attempt: Number of its newest attempt that began; 0 where there is none, or it was trained without.
         host: Where that runs, or ran.
         eta_seconds: Time that its remaining steps will take; None where it does not run.
+        outcomes: What became of its attempts that ended, in their order.
     """
 
     kind: str
@@ -55,6 +59,7 @@ class MemberStatus:
     attempt: int = 0
     host: str = ""
     eta_seconds: float | None = None
+    outcomes: tuple[str, ...] = ()
 
 
 def read_status(run: RunDirectory, experiment: Experiment) -> list[MemberStatus]:
@@ -69,16 +74,40 @@ def read_status(run: RunDirectory, experiment: Experiment) -> list[MemberStatus]
     ]
 
 
-def teacher_states(run: RunDirectory, experiment: Experiment) -> dict[str, int]:
-    """Teachers in each state, states without any included."""
-    counts = Counter(m.state for m in read_status(run, experiment) if m.kind == "teacher")
+def states_of(kind: str, members: Sequence[MemberStatus]) -> dict[str, int]:
+    """Members of a kind in each state, states without any included."""
+    counts = Counter(member.state for member in members if member.kind == kind)
     return {state: counts[state] for state in STATES}
 
 
+def remaining_seconds(members: Sequence[MemberStatus]) -> float:
+    """Time that the teachers' epochs to come will take, at the pace so far and as many at once as run now.
+
+    NaN where no epoch is finished yet.
+    """
+    teachers = [member for member in members if member.kind == "teacher" and member.epochs]
+    done = sum(member.epoch for member in teachers)
+    left = sum(member.epochs - member.epoch for member in teachers if member.state != "done")
+    at_once = max(1, sum(member.state == "running" for member in teachers))
+    pace = sum(member.seconds for member in teachers) / done if done else math.nan
+    return left * pace / at_once if left else 0.0
+
+
 def committed_metrics(run: RunDirectory, experiment: Experiment) -> list[Committed]:
-    """What the run directory states to Prometheus: teachers by state, rejected videos by reason."""
+    """What the run directory states to Prometheus, the same whoever asks and however often processes died."""
+    members = read_status(run, experiment)
+    trained = {kind: [member for member in members if member.kind == kind] for kind in ("teacher", "student")}
+    outcomes = Counter(outcome for member in members for outcome in member.outcomes)
+    disk = shutil.disk_usage(run.root)
     return [
-        Committed("ukd_teachers", "teach", teacher_states(run, experiment)),
+        Committed("ukd_teachers", "teach", states_of("teacher", members)),
+        Committed("ukd_students", "distill", states_of("student", members)),
+        Committed("ukd_attempts_total", "", outcomes),
+        Committed("ukd_member_epochs_total", "", {k: sum(m.epoch for m in of) for k, of in trained.items()}),
+        Committed("ukd_member_epochs_asked", "", {k: sum(m.epochs for m in of) for k, of in trained.items()}),
+        Committed("ukd_remaining_seconds", "teach", {"": remaining_seconds(members)}),
+        Committed("ukd_disk_free_bytes", "", {"": disk.free}),
+        Committed("ukd_disk_size_bytes", "", {"": disk.total}),
         Committed("ukd_rejected_samples_total", "shard", rejected(run)),
     ]
 
@@ -120,6 +149,7 @@ def _member(kind: str, member_id: str, directory: Path, settings: Training, held
         attempt=attempt,
         host=host,
         eta_seconds=eta_seconds,
+        outcomes=tuple(line.outcome for line in ended),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from ukd_dist.cli import costs, data, experiments, inspection, logits, networks, runs
+from ukd_dist.cli import costs, data, experiments, inspection, logits, metrics, networks, runs
 
 
 def _assemble() -> typer.Typer:
@@ -41,6 +41,7 @@ def _assemble() -> typer.Typer:
         whole.command()(command)
     whole.add_typer(logits.app, name="logits")
     whole.add_typer(data.app, name="data")
+    whole.add_typer(metrics.app, name="metrics")
     return whole
 
 

@@ -1,0 +1,46 @@
+"""Commands about metrics: those of a run directory over HTTP, whether it is worked on or not."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from ukd_dist.cli.answering import answering
+from ukd_dist.cli.arguments import Debug, Json, Root
+from ukd_dist.printing import print_answer
+
+app = typer.Typer(help="Metrics of a run for Prometheus.", no_args_is_help=True)
+
+
+@app.callback()
+def metrics() -> None:
+    """Metrics of a run for Prometheus."""
+
+
+@app.command("serve")
+def metrics_serve(
+    root: Root,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Serve the metrics of a run that is going on or has ended, until Ctrl-C."""
+    with answering(debug):
+        from ukd_dist.exporter import exporting
+        from ukd_dist.rundir import open_run
+        from ukd_dist.status import committed_metrics, is_held
+
+        run, experiment = open_run(root)
+        with exporting(
+            run.metrics,
+            experiment.name,
+            port,
+            lambda: committed_metrics(run, experiment),
+            discovered=not is_held(run),  # else its coordinator's address is there
+        ) as served:
+            print_answer({"metrics": f"http://localhost:{served}/metrics"}, as_json)
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
