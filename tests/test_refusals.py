@@ -310,8 +310,8 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         ),
         (
             ["evaluate.fusion.two=[ukd, baseline]", "evaluate.published={two: 70.9, udk: 71.3}"],
-            "evaluate.published names unknown student or fusion 'udk'; expected one of baseline, two, ukd; "
-            "correct the name, or remove the figure",
+            "evaluate.published names unknown student or fusion 'udk'; expected one of baseline, two, ukd, "
+            "or a teacher's network and modality; correct the name, or remove the figure",
         ),
         (["teachers.fleet.0.seed=1"], "teachers.fleet[0]: 'seed' is given by the entry and by its grid"),
         (["teachers.fleet.0.grid={seed: 1}"], "teachers.fleet[0]: grid is {'seed': 1}; expected a mapping"),

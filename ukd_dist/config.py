@@ -85,15 +85,24 @@ class Evaluate(Settings):
 
     fusion: dict[Name, tuple[Name, Name]] = Field(
         default_factory=dict,
-        description="late fusion: name -> two students by name, paired by seed, or members by id",
+        description="late fusion: name -> two students by name or teachers by network and modality "
+        "(x3d_tiny-rgb), paired by seed, or members by id",
     )
-    published: dict[Name, Percent] = Field(
+    published: dict[Name, Percent | dict[Name, Percent]] = Field(
         default_factory=dict,
-        description="top-1 published elsewhere: student's or fusion's name -> percent, shown beside ours",
+        description="top-1 published elsewhere, shown beside ours: name of a student, a fusion or teachers "
+        "(as in fusions) -> percent; of several splits -> {split: percent, average: percent}",
     )
     views: Views = Field(
         default_factory=Views, description="what students are evaluated on; teachers keep their own views"
     )
+
+    def figures(self, which: str) -> dict[str, float]:
+        """What was published of one split, or of the average over all; a bare number is the only split's."""
+        found = {
+            name: said.get(which) if isinstance(said, dict) else said for name, said in self.published.items()
+        }
+        return {name: percent for name, percent in found.items() if percent is not None}
 
     @model_validator(mode="after")
     def _views_are_one_opinion(self) -> Evaluate:

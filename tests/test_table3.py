@@ -1,0 +1,88 @@
+"""The tiny sibling of the paper's Table 3, the whole way: two splits, their average, and a second run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.tiny_run import made
+from ukd_dist import pipeline
+from ukd_dist.cli import app
+from ukd_dist.data.shards import ShardSet
+from ukd_dist.splits import parts
+
+pytestmark = pytest.mark.cluster
+
+TINY = Path(__file__).parents[1] / "launch/experiments/tiny_table3.yaml"
+SPLITS = ["split0", "split1"]
+
+
+def run(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ukd_dist.cli", "run", str(TINY), f"root={root}", *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+
+
+def modified(root: Path) -> dict[Path, int]:
+    """When each file was written that is not written again by every run."""
+    kept = [path for kind in ("shards", "teachers", "targets", "students") for path in root.glob(f"*/{kind}")]
+    return {path: path.stat().st_mtime_ns for folder in kept for path in folder.rglob("*") if path.is_file()}
+
+
+def test_table_3_is_one_run_over_both_splits_that_ends_with_their_average(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    done = run(root, "--json")
+    assert done.returncode == 0, done.stderr
+    answered, experiment = json.loads(done.stdout), pipeline.load(TINY, [f"root={root}"])
+    ids = [member.id for member in (*experiment.teachers, *experiment.students)]
+
+    # Each split is a run of its own with the same members, on other rows of videos that were drawn once.
+    assert done.stderr.count("Ray: ") == 1
+    assert len(list((root / "videos/videos").glob("*/*.mp4"))) == 33
+    assert not list(root.glob("*/videos/*/*.mp4"))
+    test_groups = []
+    for name, part in parts(experiment).items():
+        results = answered["splits"][name]["results"]
+        assert [result["id"] for result in results] == [*ids, "slowfast-twostream-s0"]
+        shards = ShardSet(part.root / "shards")
+        assert (len(shards.rows["train"]), len(shards.rows["test"])) == (22, 11)
+        test_groups.append({sample.group for sample in shards.samples if sample.split == "test"})
+        stated = "".join(path.read_text() for path in (part.root / "metrics").glob("*.prom"))
+        assert f'run="tiny-table3-{name}"' in stated
+        assert all(f'run="tiny-table3-{other}"' not in stated for other in SPLITS if other != name)
+    assert test_groups[0].isdisjoint(test_groups[1])
+    assert made(root / "split0").keys() == made(root / "split1").keys()
+
+    # Their average stands beside the published one.
+    with (root / "report/splits.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["average_published_percent"] for line in lines] == [
+        *("68.6", "60.0", "51.9", "52.5"),
+        *("71.3", "70.9"),
+    ]
+    for line, *of_each in zip(lines, *(answered["splits"][name]["summary"] for name in SPLITS), strict=True):
+        means = [summary["mean_percent"] for summary in of_each]
+        assert [float(line[f"{name}_percent"]) for name in SPLITS] == pytest.approx(means)
+        assert float(line["average_percent"]) == pytest.approx(fmean(means))
+    assert answered["report"] == str(root / "report/index.html")
+    assert (root / "report/index.html").is_file()
+
+    # Run again, it does nothing.
+    before = modified(root)
+    again = run(root)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("nothing to do") == 2
+    assert "Ray: " not in again.stderr
+    assert modified(root) == before
+    verified = CliRunner().invoke(app, ["verify", str(root), "--json"])
+    assert [verdict["problem"] for verdict in json.loads(verified.stdout)] == [""] * 2 * 8
+    listed = CliRunner().invoke(app, ["status", str(root), "--json"])
+    assert [{member["state"] for member in json.loads(listed.stdout)[name]} for name in SPLITS] == [
+        {"done"}
+    ] * 2
