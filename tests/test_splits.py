@@ -14,7 +14,7 @@ from tests.holders import holder
 from tests.small_study import FOLDER, NO_VIDEOS, answer, members, study
 from ukd_dist import whole
 from ukd_dist.cli import app
-from ukd_dist.errors import BusyError, UsageError
+from ukd_dist.errors import BusyError, MismatchError, UsageError
 from ukd_dist.progress import Progress
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory, coordinating
@@ -98,7 +98,6 @@ def test_published_figures_are_a_splits_or_the_averages() -> None:
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["data.splits={}"], "data: splits is missing; expected the lists of at least one split"),
         (
             ["data.splits.report={train: a, test: b}"],
             "data: splits names one 'report', which is taken; expected none of average, init, logs, ",
@@ -149,11 +148,14 @@ def test_what_speaks_of_one_splits_videos_needs_its_name() -> None:
 
 
 def test_wrong_lists_of_any_split_are_told_before_the_first_is_begun(tmp_path: Path) -> None:
-    (tmp_path / "videos/Walk").mkdir(parents=True)
-    (tmp_path / "videos/Walk/a.mp4").touch()
-    (tmp_path / "videos/Walk/b.mp4").touch()
-    for name in ("train0", "test0", "train1"):
-        (tmp_path / name).write_text(f"Walk/{'a' if 'train' in name else 'b'}.mp4 0\n")
+    for number, name in enumerate(("Walk", "Wave")):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for kind in ("train", "test"):
+            (tmp_path / f"videos/{name}/{kind}.mp4").touch()
+            for split in (0, 1):
+                with (tmp_path / f"{kind}{split}").open("a") as file:
+                    file.write(f"{name}/{kind}.mp4 {number}\n")
+    (tmp_path / "test1").unlink()
     lists = BOTH.replace(": t", f": {tmp_path}/t")
     experiment = study(f"root={tmp_path}/run", f"data.videos={tmp_path}/videos", lists)
 
@@ -164,6 +166,15 @@ def test_wrong_lists_of_any_split_are_told_before_the_first_is_begun(tmp_path: P
 
 
 # --- The outer root ----------------------------------------------------------------------------------------
+
+
+def test_a_root_of_one_split_is_no_root_of_several_nor_the_other_way_round(begun_study: Path) -> None:
+    one, several = (study(f"root={begun_study}", *more) for more in ((), (BOTH,)))
+    with pytest.raises(MismatchError, match=f"^{begun_study} holds split0, .* to {begun_study}/split0"):
+        whole.run(one, ["shard"], progress=Progress())
+    (begun_study / "shards").mkdir()
+    with pytest.raises(MismatchError, match=f"^{begun_study} holds a run of one split, .*/NAME, by the"):
+        whole.run(several, ["shard"], progress=Progress())
 
 
 @pytest.fixture

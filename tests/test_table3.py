@@ -13,9 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.tiny_run import made
-from ukd_dist import pipeline
+from ukd_dist import pipeline, whole
 from ukd_dist.cli import app
 from ukd_dist.data.shards import ShardSet
+from ukd_dist.errors import IncompleteError, UkdError
+from ukd_dist.progress import Progress
 from ukd_dist.splits import parts
 
 pytestmark = pytest.mark.cluster
@@ -45,7 +47,7 @@ def test_table_3_is_one_run_over_both_splits_that_ends_with_their_average(tmp_pa
     # Each split is a run of its own with the same members, on other rows of videos that were drawn once.
     assert done.stderr.count("Ray: ") == 1
     assert len(list((root / "videos/videos").glob("*/*.mp4"))) == 33
-    assert not list(root.glob("*/videos/*/*.mp4"))
+    assert not list(root.glob("split*/videos"))
     test_groups = []
     for name, part in parts(experiment).items():
         results = answered["splits"][name]["results"]
@@ -82,7 +84,22 @@ def test_table_3_is_one_run_over_both_splits_that_ends_with_their_average(tmp_pa
     assert modified(root) == before
     verified = CliRunner().invoke(app, ["verify", str(root), "--json"])
     assert [verdict["problem"] for verdict in json.loads(verified.stdout)] == [""] * 2 * 8
-    listed = CliRunner().invoke(app, ["status", str(root), "--json"])
-    assert [{member["state"] for member in json.loads(listed.stdout)[name]} for name in SPLITS] == [
-        {"done"}
-    ] * 2
+    listed = json.loads(CliRunner().invoke(app, ["status", str(root), "--json"]).stdout)
+    assert [{member["state"] for member in listed[name]} for name in SPLITS] == [{"done"}] * 2
+
+
+@pytest.mark.slow
+def test_a_failure_stops_the_splits_after_it_and_missing_teachers_do_not(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    fleet = "teachers.fleet=[{arch: slowfast_tiny, modality: rgb, grid: {lr: [0.05, 1.0e+30]}}]"
+    one_stream = ["evaluate.fusion={}", "evaluate.published={}"]
+    failing = pipeline.load(TINY, [f"root={root}", fleet, *one_stream])
+    with pytest.raises(UkdError, match=r"^split0: 1 of 2 teachers failed"):
+        whole.run(failing, ["shard", "teach"], progress=Progress())
+    assert not (root / "split1").exists()
+    assert "split1: not begun" in (root / "report/index.html").read_text()
+
+    enough = pipeline.load(TINY, [f"root={root}", fleet, *one_stream, "teachers.quorum=1"])
+    with pytest.raises(IncompleteError, match=r"^split0: .* missing: .*; split1: .* missing: "):
+        whole.run(enough, ["shard", "teach", "reduce"], progress=Progress())
+    assert len(list(root.glob("split*/targets/*/manifest.json"))) == 2

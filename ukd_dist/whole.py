@@ -7,9 +7,9 @@ split nothing is added.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from ukd_dist import pipeline
@@ -33,7 +33,7 @@ def run(
     stages: Sequence[str] = tuple(pipeline.STAGES),
     *,
     split: str | None = None,
-    again: bool = False,
+    replace: bool = False,
     workers: int | None = None,
     progress: Progress,
 ) -> Path:
@@ -45,7 +45,7 @@ def run(
         experiment: What is to be done.
         stages: Names from `pipeline.STAGES`.
         split: The only split that is gone through; None: all of them.
-        again: Make again what was made from other settings or inputs.
+        replace: Make again what was made from other settings or inputs.
         workers: Ranks of every student in place of its own `workers`.
         progress: Who is told.
 
@@ -54,12 +54,14 @@ def run(
 
     Raises:
         UsageError: There is no such split.
+        MismatchError: The root holds one split and the experiment several, or the other way round.
         IncompleteError: Everything is done but by some teachers (`teachers.quorum`).
         UkdError: What stopped a stage. What was finished stays.
     """
     chosen = parts(experiment, split)
+    _refuse_other_layout(experiment)
     if not has_several(experiment):
-        return pipeline.run(experiment, stages, replace=again, workers=workers, progress=progress)
+        return pipeline.run(experiment, stages, replace=replace, workers=workers, progress=progress)
     _check_lists(experiment, chosen, stages)
     missing = list[IncompleteError]()
     with holding(experiment), pipeline.cluster_of(experiment, progress) as cluster:
@@ -69,7 +71,7 @@ def run(
             try:
                 with naming_split(experiment, name):
                     pipeline.run(
-                        part, stages, replace=again, workers=workers, progress=progress, cluster=cluster
+                        part, stages, replace=replace, workers=workers, progress=progress, cluster=cluster
                     )
             except IncompleteError as error:
                 missing.append(error)
@@ -115,7 +117,7 @@ def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator
     for name, part in begun(experiment).items():
         for verdict in pipeline.verify(part, num_rows, seed):
             directory = f"{name}/{verdict.directory}" if has_several(experiment) else verdict.directory
-            yield replace(verdict, directory=directory)
+            yield dataclasses.replace(verdict, directory=directory)
 
 
 def collect_garbage(experiment: Experiment, *, removed: bool = False, dry_run: bool = False) -> Collection:
@@ -137,7 +139,26 @@ def write_reports(root: Path) -> Path:
     """
     outer, experiment = open_run(root)
     pages = [report(*opened) for opened in open_parts(root).values()]
-    return joint_report(replace(experiment, root=outer.root)) if has_several(experiment) else pages[0]
+    whole = dataclasses.replace(experiment, root=outer.root)
+    return joint_report(whole) if has_several(whole) else pages[0]
+
+
+def _refuse_other_layout(experiment: Experiment) -> None:
+    """Refuse a root of one split for several, or of several for one: all would be made again beside it."""
+    root, several = experiment.root, has_several(experiment)
+    splits = sorted(path.parent.name for path in root.glob(f"*/{RunDirectory(root).experiment.name}"))
+    if several and RunDirectory(root).shards.is_dir():
+        raise MismatchError(
+            f"{root} holds a run of one split, and the experiment has several",
+            expected="each split in a directory of its own",
+            action=f"move what is there to {root}/NAME, by the split's name, or choose another root",
+        )
+    if splits and not several:
+        raise MismatchError(
+            f"{root} holds {', '.join(splits)}, and the experiment has one split",
+            expected="the root of one split",
+            action=f"set root to {root / splits[0]}, or choose another",
+        )
 
 
 def _check_lists(experiment: Experiment, chosen: Mapping[str, Experiment], stages: Sequence[str]) -> None:

@@ -154,7 +154,7 @@ def _run(
 
     stages = stages or list(pipeline.STAGES)
     experiment = pipeline.load(path, overrides)
-    page = whole.run(experiment, stages, split=split, again=replace, workers=workers, progress=Progress())
+    page = whole.run(experiment, stages, split=split, replace=replace, workers=workers, progress=Progress())
     chosen, several, evaluated = parts(experiment, split), has_several(experiment), "evaluate" in stages
     lines = read_lines(experiment) if several and evaluated else []
     if as_json:
@@ -165,9 +165,10 @@ def _run(
         return
     for name, part in chosen.items() if evaluated else ():
         if several:
-            console().print(f"{name}:")
+            print(f"{name}:")
         _print_results(part)
-        console().print(end="\n" if several else "")
+        if several:
+            print()
     if lines:
         print_lines(lines)
     console().print(f"report: {page}")
