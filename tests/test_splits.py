@@ -151,10 +151,10 @@ def test_wrong_lists_of_any_split_are_told_before_the_first_is_begun(tmp_path: P
     for number, name in enumerate(("Walk", "Wave")):
         (tmp_path / "videos" / name).mkdir(parents=True)
         for kind in ("train", "test"):
-            (tmp_path / f"videos/{name}/{kind}.mp4").touch()
+            (tmp_path / f"videos/{name}/{name}_{kind}.mp4").touch()
             for split in (0, 1):
                 with (tmp_path / f"{kind}{split}").open("a") as file:
-                    file.write(f"{name}/{kind}.mp4 {number}\n")
+                    file.write(f"{name}/{name}_{kind}.mp4 {number}\n")
     (tmp_path / "test1").unlink()
     lists = BOTH.replace(": t", f": {tmp_path}/t")
     experiment = study(f"root={tmp_path}/run", f"data.videos={tmp_path}/videos", lists)
