@@ -38,6 +38,7 @@ VOCABULARY = {
     "resolution",
     "rundir",
     "selection",
+    "splits",
     "status",
     "target_config",
     "training_config",
@@ -52,6 +53,7 @@ ORDER = [
     {"cluster"},
     {"stages"},
     {"pipeline"},
+    {"whole"},
     {"doctor", "printing", "cli"},
 ]
 
@@ -65,9 +67,10 @@ KNOWS = {
     "cluster": {"vocabulary"},
     "stages": {"vocabulary", "method", "data", "training", "cluster"},
     "pipeline": {"vocabulary", "models", "data", "cluster", "stages"},
+    "whole": {"vocabulary", "data", "stages", "pipeline"},
     "doctor": {"vocabulary", "data"},
     "printing": {"vocabulary", "stages", "doctor"},
-    "cli": {"vocabulary", "data", "cluster", "stages", "pipeline", "doctor", "printing"},
+    "cli": {"vocabulary", "data", "cluster", "stages", "pipeline", "whole", "doctor", "printing"},
 }
 
 INSIDE_FUNCTIONS = {

@@ -253,10 +253,7 @@ def test_every_stage_refuses_a_wrong_experiment_before_it_begins(here: Path, com
             "data.clip.size=300",
             "study.yaml: data.clip: short_side [64, 80] does not hold a crop of 300; expec",
         ),
-        (
-            "data.splits.b={train: a, test: b}",
-            "study.yaml: data: splits names 2 splits; expected exactly one",
-        ),
+        ("data.splits.b={train: a, test: b}", "b: list /"),
         ("teachers.fleet.0.arch=x3d", "study.yaml: x3d-rgb-s0-"),
         ("data.clip.frames=15", "study.yaml: x3d_tiny-rgb-s0-"),
         ("data.clip.frames", "override 'data.clip.frames'; expected a.b=value; for example data.clip.frames"),

@@ -144,7 +144,11 @@ def test_a_key_like_no_other_is_to_be_removed() -> None:
         ("students.runs.1.temperature=0", "students.runs[1].temperature is 0; expected greater than 0"),
         ("students.runs.0.targets=null", "students.runs[0].targets is None; expected a valid string"),
         ("evaluate.fusion.two=[ukd]", "evaluate.fusion.two[1] is missing; expected a value; give it one"),
-        ("evaluate.published.ukd=120", "evaluate.published.ukd is 120; expected less than or equal to 100"),
+        ("evaluate.published.ukd=120", "evaluate.published.ukd: 120 is no percentage; expected 0 to 100"),
+        (
+            "evaluate.published.ukd={split0: -1}",
+            "evaluate.published.ukd: -1 is no percentage; expected 0 to 100",
+        ),
         ("cluster.metrics_port=70000", "cluster.metrics_port is 70000; expected less than or equal to 65535"),
     ],
 )
@@ -179,8 +183,10 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         (["students.runs.1.targets=avg2"], "student 'ukd' has temperature 20, its target 60; expected the"),
         (["students.runs.1.targets=avg"], "student 'ukd' learns from unknown targets 'avg'; expected one of"),
         (["targets.none={method: avg}"], "targets names one 'none', which is what a student without targets"),
-        (["data.splits.split1={train: a, test: b}"], "data: splits names 2 splits; expected exactly one"),
-        (["data.splits={}"], "data: splits names 0 splits; expected exactly one"),
+        (
+            ["data.splits={}"],
+            "data: splits is missing; expected the lists of at least one split; give them, ",
+        ),
         (
             ["data.source=null"],
             "data: source is missing; expected where the videos are, or `shards` that are",
@@ -219,7 +225,7 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         ([*FOLDER, "data.classes=a"], "data: classes with source: folder, which has no use for it; expected"),
         (["data.source=folder"], "data: splits with source: folder, which has no use for it; expected of"),
         (["data.source=csv", "data.split={test: 0.3}"], "data: split with source: csv, which has no use for"),
-        (["data.source=csv", "data.splits={}"], "data: splits names 0 splits; expected exactly one, since a"),
+        (["data.source=csv", "data.splits={}"], "data: splits is missing; expected the lists of at least"),
         (
             ["data.source=folder", "data.splits={}"],
             "data: split is missing; expected the share of the folder's videos that is the test split; give "
@@ -310,8 +316,8 @@ def test_the_first_of_several_problems_is_told_and_the_others_counted() -> None:
         ),
         (
             ["evaluate.fusion.two=[ukd, baseline]", "evaluate.published={two: 70.9, udk: 71.3}"],
-            "evaluate.published names unknown student or fusion 'udk'; expected one of baseline, two, ukd; "
-            "correct the name, or remove the figure",
+            "evaluate.published names unknown student or fusion 'udk'; expected one of baseline, two, ukd, "
+            "or a teacher's network and modality; correct the name, or remove the figure",
         ),
         (["teachers.fleet.0.seed=1"], "teachers.fleet[0]: 'seed' is given by the entry and by its grid"),
         (["teachers.fleet.0.grid={seed: 1}"], "teachers.fleet[0]: grid is {'seed': 1}; expected a mapping"),

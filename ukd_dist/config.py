@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Cluster
@@ -18,8 +18,15 @@ from ukd_dist.settings import Name, Settings, SettingsError, refuse_repetition
 from ukd_dist.target_config import Target
 from ukd_dist.training_config import NO_TARGETS, ONLINE
 
-Percent = Annotated[float, Field(ge=0, le=100)]
 
+def _percentages(said: float | dict[str, float]) -> float | dict[str, float]:
+    for percent in said.values() if isinstance(said, dict) else (said,):
+        if not 0 <= percent <= 100:
+            raise SettingsError(f"{percent:g} is no percentage", expected="0 to 100", action="correct it")
+    return said
+
+
+Published = Annotated[float | dict[Name, float], AfterValidator(_percentages)]
 Keep = Literal["all", "weights", "logits"]
 
 
@@ -85,15 +92,24 @@ class Evaluate(Settings):
 
     fusion: dict[Name, tuple[Name, Name]] = Field(
         default_factory=dict,
-        description="late fusion: name -> two students by name, paired by seed, or members by id",
+        description="late fusion: name -> two students by name or teachers by network and modality "
+        "(x3d_tiny-rgb), paired by seed, or members by id",
     )
-    published: dict[Name, Percent] = Field(
+    published: dict[Name, Published] = Field(
         default_factory=dict,
-        description="top-1 published elsewhere: student's or fusion's name -> percent, shown beside ours",
+        description="top-1 published elsewhere, shown beside ours: name of a student, a fusion or teachers "
+        "(as in fusions) -> percent; of several splits -> {split: percent, average: percent}",
     )
     views: Views = Field(
         default_factory=Views, description="what students are evaluated on; teachers keep their own views"
     )
+
+    def figures(self, which: str) -> dict[str, float]:
+        """What was published of one split, or of the average over all; a bare number is the only split's."""
+        found = {
+            name: said.get(which) if isinstance(said, dict) else said for name, said in self.published.items()
+        }
+        return {name: percent for name, percent in found.items() if percent is not None}
 
     @model_validator(mode="after")
     def _views_are_one_opinion(self) -> Evaluate:

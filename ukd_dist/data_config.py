@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.settings import Name, Settings, SettingsError, refuse_repetition
@@ -17,6 +17,11 @@ from ukd_dist.settings import Name, Settings, SettingsError, refuse_repetition
 Modality = Literal["rgb", "flow"]
 Codec = Literal["vp9", "copy", "jpeg"]
 FlowMethod = Literal["dis_medium", "dis_fast", "farneback"]
+
+AVERAGE = "average"  # over several splits, beside their names
+
+# What lies in a run directory, where each of several splits has a directory by its name.
+_TAKEN = {"init", "logs", "metrics", "report", "shards", "students", "targets", "teachers", "videos", AVERAGE}
 
 
 class Encoding(Settings):
@@ -48,6 +53,15 @@ class Synthetic(Settings):
     seed: int = Field(0, ge=0, description="seed of actors, scenes and motions")
     train_clips: int = Field(24, ge=1, description="training videos a class")
     test_clips: int = Field(20, ge=1, description="test videos a class")
+    splits: int = Field(
+        1, ge=1, description="divisions of the same videos into training and test: split0, split1, ..."
+    )
+
+    @model_serializer(mode="wrap")
+    def _say_one_split_nowhere(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there were several, so that an experiment of one still resolves to the same text."""
+        said: dict[str, Any] = serialize(self)
+        return {name: value for name, value in said.items() if (name, value) != ("splits", 1)}
 
 
 # How held-out videos are chosen, be they the validation split or a folder's test split.
@@ -104,12 +118,16 @@ class Data(Settings):
     )
     shards: str | None = Field(
         None,
-        description="finished shards made elsewhere, instead of sharding: s3://bucket/prefix or a folder",
+        description="finished shards made elsewhere, instead of sharding: s3://bucket/prefix or a folder; "
+        "of several splits each has its own below it, by its name",
     )
     videos: Path | None = Field(
         None, description="folder that the lists' paths start from; of source: folder, that of the classes"
     )
-    splits: dict[Name, Split] = Field(default_factory=dict, description="exactly one split a run directory")
+    splits: dict[Name, Split] = Field(
+        default_factory=dict,
+        description="list files by split; each of several has a run directory of its own below the root",
+    )
     split: FolderSplit | None = Field(None, description="of source: folder, which has no lists")
     format: Literal["auto", "csv", "ucf101", "hmdb51"] = Field(
         "auto", description="of source: csv's lists; auto: what their content says"
@@ -216,11 +234,11 @@ class Data(Settings):
                 expected="the folder that the lists' paths start from, or that holds the classes' folders",
                 action="give it",
             )
-        if "splits" in used and len(self.splits) != 1:
+        if "splits" in used and not self.splits:
             raise SettingsError(
-                f"splits names {len(self.splits)} splits",
-                expected="exactly one, since a run directory holds one split",
-                action="give each split an experiment with a root of its own",
+                "splits is missing",
+                expected="the lists of at least one split",
+                action="give them, for example splits: {split0: {train: train.txt, test: test.txt}}",
             )
         if "split" in used and self.split is None:
             raise SettingsError(
@@ -228,6 +246,17 @@ class Data(Settings):
                 expected="the share of the folder's videos that is the test split",
                 action="give it, for example split: {test: 0.3}",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _splits_have_directories(self) -> Data:
+        for name in self.splits if len(self.splits) > 1 else ():
+            if name in _TAKEN:
+                raise SettingsError(
+                    f"splits names one '{name}', which is taken",
+                    expected=f"none of {', '.join(sorted(_TAKEN))}, since each of several has a directory",
+                    action="rename it",
+                )
         return self
 
     @model_validator(mode="after")
@@ -244,6 +273,13 @@ class Data(Settings):
                 action="remove encoding.short_side, or set codec: vp9 or jpeg",
             )
         return self
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Every split by its name; none where the one that there is has no name."""
+        if self.source == "synthetic":
+            return tuple(f"split{number}" for number in range((self.synthetic or Synthetic()).splits))
+        return tuple(self.splits)
 
     def _says(self, name: str) -> bool:
         """Whether a setting is other than its default."""

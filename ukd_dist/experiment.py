@@ -103,6 +103,11 @@ class Experiment:
         online = [s.settings.weighting for s in self.students if s.settings.weighting]
         return [*(target.settings for target in self.targets), *online]
 
+    @property
+    def published(self) -> dict[str, float]:
+        """Top-1 in percent that was published of its one split, by name (`stages.summary.published_name`)."""
+        return self.evaluate.figures(next(iter(self.data.split_names), ""))
+
     def to_yaml(self) -> str:
         """The experiment as a file that resolves to the same members."""
         return yaml.safe_dump(self.document, sort_keys=False)

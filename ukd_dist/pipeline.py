@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ukd_dist import resolution
@@ -83,15 +83,17 @@ def run(
     replace: bool = False,
     workers: int | None = None,
     progress: Progress,
+    cluster: RayCluster | None = None,
 ) -> Path:
     """Do the stages' work that is not done yet, in order, and write the report.
 
     Args:
-        experiment: What is to be done.
+        experiment: What is to be done, of one split.
         stages: Names from `STAGES`.
         replace: Make again what was made from other settings or inputs.
         workers: Ranks of every student in place of its own `workers`; what others began goes on with them.
         progress: Who is told.
+        cluster: Where it runs; None: the experiment's own, for this run.
 
     Returns:
         The report's page.
@@ -104,9 +106,9 @@ def run(
     if "shard" in stages and data.shards is None and data.source != "synthetic":
         read_source(data)  # what is wrong with the lists is said before anything is written
     try:
-        with _working(experiment, progress, replace, workers) as work:
+        with _working(experiment, progress, replace, workers, cluster) as work:
             missing = _work_through(stages, work)
-            if not work.cluster.started:
+            if not work.cluster.was_asked:
                 progress.say(f"{work.run.root}: nothing to do, {', '.join(stages)} done already")
         if missing is not None:
             raise missing
@@ -200,13 +202,17 @@ def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator
 
 @contextmanager
 def _working(
-    experiment: Experiment, progress: Progress, replace: bool = False, workers: int | None = None
+    experiment: Experiment,
+    progress: Progress,
+    replace: bool = False,
+    workers: int | None = None,
+    cluster: RayCluster | None = None,
 ) -> Iterator[Context]:
-    """Hold the root as its coordinator, serve metrics, stop when `ukd cancel` asks; Ray starts if needed."""
-    run, settings = RunDirectory(experiment.root), experiment.cluster
+    """Hold the root as its coordinator, serve metrics, stop when `ukd cancel` asks.
 
-    def started(num_nodes: int) -> None:
-        progress.say(f"Ray: {num_nodes} node(s); logs in {run.logs}")
+    Ray starts if needed, unless a cluster is given.
+    """
+    run, port = RunDirectory(experiment.root), experiment.cluster.metrics_port
 
     def committed() -> list[Committed]:
         return committed_metrics(run, experiment)
@@ -214,9 +220,20 @@ def _working(
     with (
         coordinating(experiment),
         cancellable(run),
-        exporting(run.metrics, experiment.name, settings.metrics_port, committed) as port,
-        RayCluster(settings, run.logs, started) as cluster,
+        exporting(run.metrics, experiment.name, port, committed) as served,
+        nullcontext(cluster) if cluster else cluster_of(experiment, progress) as used,
     ):
-        if port is not None:
-            progress.say(f"metrics: http://{socket.gethostname()}:{port}/metrics")
-        yield Context(run, experiment, cluster, progress, replace, workers)
+        if served is not None:
+            progress.say(f"metrics: http://{socket.gethostname()}:{served}/metrics")
+        used.begin(run.logs)
+        yield Context(run, experiment, used, progress, replace, workers)
+
+
+def cluster_of(experiment: Experiment, progress: Progress) -> RayCluster:
+    """The cluster that the experiment names, or this machine's own; it starts with the first work."""
+
+    def started(num_nodes: int) -> None:
+        progress.say(f"Ray: {num_nodes} node(s); logs in {cluster.logs}")
+
+    cluster = RayCluster(experiment.cluster, RunDirectory(experiment.root).logs, started)
+    return cluster

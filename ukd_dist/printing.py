@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ukd_dist.doctor import Finding
     from ukd_dist.stages.garbage import Collection
+    from ukd_dist.stages.joint import Line
     from ukd_dist.stages.plan import Plan
     from ukd_dist.stages.predict import Prediction
     from ukd_dist.stages.results import Result
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
     from ukd_dist.stages.verify import Verdict
     from ukd_dist.status import MemberStatus
 
+Answer = TypeVar("Answer")
 
-def print_records(records: Sequence[Any], as_json: bool) -> None:
+
+def as_documents(records: Sequence[Any]) -> list[dict[str, Any]]:
+    """Dataclasses as JSON-like values."""
+    return [asdict(record) for record in records]
+
+
+def print_records(records: Sequence[Any]) -> None:
     """Print dataclasses of one kind, a line each, however narrow the terminal is."""
-    documents = [asdict(record) for record in records]
-    if as_json:
-        print_answer(documents, as_json)
-        return
+    documents = as_documents(records)
     names = [name.replace("_", " ") for name in (documents[0] if documents else ())]
     _print_aligned([names, *([str(value) for value in document.values()] for document in documents)])
 
@@ -195,6 +200,47 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         name = f"{s.name} ({s.note})" if s.note else s.name
         table.add_row(s.kind, name, s.modality, s.target or "-", str(s.runs), *figures)
     return table
+
+
+def print_lines(lines: Sequence[Line]) -> None:
+    """Print a line of each member or fusion over the splits, however narrow the terminal is."""
+    splits = list(lines[0].splits)
+    rows = [["kind", "name", "modality", "target", *(f"{s} %" for s in splits), "average %", "published %"]]
+    for line in lines:
+        means = [line.splits[split].mean_percent for split in splits]
+        percents = (*means, line.average_percent, line.published_percent)
+        name = f"{line.name} ({line.note})" if line.note else line.name
+        figures = ("-" if percent is None else f"{percent:.1f}" for percent in percents)
+        rows.append([line.kind, name, line.modality, line.target or "-", *figures])
+    _print_aligned(rows, right=range(4, len(rows[0])))
+
+
+def print_splits(
+    answers: Iterable[tuple[str, Answer]],
+    several: bool,
+    as_json: bool,
+    document: Callable[[Answer], object],
+    show: Callable[[Answer], None],
+) -> None:
+    """Print what a command answers of each split: under its name, where there are several.
+
+    Args:
+        answers: The splits' names and answers, printed as they come.
+        several: Whether there is more than one; otherwise the answer stands for itself.
+        as_json: Print one JSON document at the end, of several an object by split.
+        document: An answer as JSON-like values.
+        show: Prints an answer.
+    """
+    documents = {}
+    for split, answer in answers:
+        if as_json:
+            documents[split] = document(answer)
+            continue
+        if several:
+            print(f"{split}:")
+        show(answer)
+    for found in [documents] if several else documents.values():
+        print_answer(found, as_json)
 
 
 def print_answer(value: object, as_json: bool) -> None:

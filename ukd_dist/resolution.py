@@ -82,10 +82,11 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
     students = tuple(_student(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
-    check_modalities(data, [*fleet.values(), *runs], where)
+    trainings: list[Teacher | Student] = [*fleet.values(), *runs]
+    check_modalities(data, trainings, where)
     check_place(data, file.cluster, where)
-    check_fusion(file.evaluate, runs, [*fleet, *(s.id for s in students)], where)
-    check_published(file.evaluate, runs, where)
+    check_fusion(file.evaluate, trainings, [*fleet, *(s.id for s in students)], where)
+    check_published(file.evaluate, trainings, data.split_names, where)
     whole = file.model_copy(update={"data": data, "root": file.root.absolute()})
     return Experiment(
         name=file.name,

@@ -152,6 +152,11 @@ class Teacher(Training):
         None, description="data.folds, filled in where fold is set: no others are taken"
     )
 
+    @property
+    def name(self) -> str:
+        """What fusions and published figures call it, with all others of its network and modality."""
+        return f"{self.arch}-{self.modality}"
+
     @model_validator(mode="after")
     def _ranks_to_share_with(self) -> Teacher:
         if self.zero and self.workers == 1:

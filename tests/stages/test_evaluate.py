@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import small_study
 from tests.finished_shards import finish
 from tests.stages import fake_run
 from ukd_dist import manifest
@@ -24,6 +25,7 @@ from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
 from ukd_dist.stages.evaluate import describe, evaluate, logits_settings
+from ukd_dist.stages.pairing import pairs
 from ukd_dist.stages.results import FUSIONS, RESULT, RESULTS_CSV, read_fusions, read_result, write_results
 
 STUDY = """
@@ -218,6 +220,12 @@ def test_a_teacher_that_is_missing_is_not_evaluated_where_enough_are_there(tmp_p
     with (run.report / RESULTS_CSV).open() as file:
         found = [row["id"] for row in csv.DictReader(file) if row["kind"] == "teacher"]
     assert found == [teacher.id for teacher in others]
+
+
+def test_a_fusion_joins_teachers_by_network_and_modality_seed_by_seed() -> None:
+    found = small_study.study("evaluate.fusion={two-stream: [slowfast_tiny-rgb, slowfast_tiny-flow]}")
+    rgb_0, rgb_1, flow_0, flow_1, _ = found.teachers
+    assert list(pairs(found)) == [("two-stream", 0, (rgb_0, flow_0)), ("two-stream", 1, (rgb_1, flow_1))]
 
 
 def test_a_run_without_fusions_has_none(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_a_preferred_distribution_that_prefers_nothing_is_refused_before_any_wor
     ):
         shard(context(experiment, unused))
 
-    assert not unused.started
+    assert not unused.was_asked
     assert not (tmp_path / "run").exists()
 
 

@@ -16,6 +16,10 @@ Root = Annotated[Path, typer.Argument(metavar="ROOT", help="run directory")]
 Place = Annotated[
     Path, typer.Argument(metavar="ROOT|EXPERIMENT", help="run directory, or the YAML file that names it")
 ]
+OfSplit = Annotated[
+    str | None,
+    typer.Option("--split", metavar="NAME", help="of an experiment of several splits this one alone"),
+]
 Replace = Annotated[bool, typer.Option("--replace", help="make again what other settings or inputs made")]
 Workers = Annotated[
     int | None,

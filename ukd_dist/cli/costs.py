@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from ukd_dist.cli.answering import answering
-from ukd_dist.cli.arguments import Debug, Experiment, Json, Overrides, Place
-from ukd_dist.printing import print_answer, print_collection, print_plan
+from ukd_dist.cli.arguments import Debug, Experiment, Json, OfSplit, Overrides, Place
+from ukd_dist.printing import print_answer, print_collection, print_plan, print_splits
 
 
 def plan(
     experiment: Experiment,
     overrides: Overrides = None,
+    split: OfSplit = None,
     node: Annotated[
         list[str] | None,
         typer.Option(metavar="cpus=N[,gpus=N][,memory_gib=N][,count=N]", help="nodes; default: this machine"),
@@ -28,15 +29,13 @@ def plan(
     """What the teachers will take: how many train at once, how long, and how much room."""
     with answering(debug):
         from ukd_dist import pipeline
+        from ukd_dist.splits import parts
         from ukd_dist.stages.packing import parse_nodes
         from ukd_dist.stages.plan import plan as predict
 
-        nodes = parse_nodes(node or [])
-        predicted = predict(pipeline.load(experiment, overrides or []), nodes, measured=measure)
-        if as_json:
-            print_answer(asdict(predicted), as_json)
-            return
-        print_plan(predicted)
+        nodes, chosen = parse_nodes(node or []), parts(pipeline.load(experiment, overrides or []), split)
+        plans = ((name, predict(part, nodes, measured=measure)) for name, part in chosen.items())
+        print_splits(plans, len(chosen) > 1, as_json, asdict, print_plan)
 
 
 def gc(
@@ -51,11 +50,11 @@ def gc(
 ) -> None:
     """Drop from a run directory what nothing needs (`teachers.keep` says what stays of finished teachers)."""
     with answering(debug):
-        from ukd_dist import pipeline
-        from ukd_dist.stages.garbage import collect, refuse_damage
+        from ukd_dist import pipeline, whole
+        from ukd_dist.stages.garbage import refuse_damage
 
         chosen = pipeline.load_place(place, overrides or [])
-        collection = collect(chosen, removed=removed, dry_run=dry_run)
+        collection = whole.collect_garbage(chosen, removed=removed, dry_run=dry_run)
         if as_json:
             items = [{"what": e.what, "path": str(e.path), "bytes": e.bytes} for e in collection.excess]
             print_answer({"dropped": not dry_run, "bytes": collection.bytes, "items": items}, as_json)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json
-from ukd_dist.printing import print_answer
+from ukd_dist.printing import print_answer, print_splits
+
+if TYPE_CHECKING:
+    from ukd_dist.stages.show import ShardFigures
 
 app = typer.Typer(help="What shards hold.", no_args_is_help=True)
 
@@ -54,12 +58,26 @@ def data_show(
     """Figures of finished shards, and a contact sheet: a video of each class, corrected, and its flow."""
     with answering(debug):
         from ukd_dist.stages.contact_sheet import write_contact_sheet
-        from ukd_dist.stages.show import describe, measure, open_shards
+        from ukd_dist.stages.show import measure, open_shards, shard_places
 
-        shards = open_shards(place)
-        figures = measure(shards, seed=seed)
-        write_contact_sheet(shards, out, gamma=gamma, seed=seed)
-        if as_json:
-            print_answer({**asdict(figures), "contact_sheet": str(out)}, as_json)
-            return
-        print(f"{describe(figures)}\n\ncontact sheet: {out}")
+        places = shard_places(place)
+
+        def answers() -> Iterator[tuple[str, tuple[ShardFigures, Path]]]:
+            for split, directory in places.items():
+                shards = open_shards(directory)
+                sheet = out.with_stem(f"{out.stem}-{split}") if len(places) > 1 else out
+                figures = measure(shards, seed=seed)
+                write_contact_sheet(shards, sheet, gamma=gamma, seed=seed)
+                yield split, (figures, sheet)
+
+        print_splits(answers(), len(places) > 1, as_json, _shown, _print_shown)
+
+
+def _shown(answer: tuple[ShardFigures, Path]) -> dict[str, object]:
+    return {**asdict(answer[0]), "contact_sheet": str(answer[1])}
+
+
+def _print_shown(answer: tuple[ShardFigures, Path]) -> None:
+    from ukd_dist.stages.show import describe
+
+    print(f"{describe(answer[0])}\n\ncontact sheet: {answer[1]}")

@@ -7,14 +7,26 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ukd_dist.cli.answering import answering
-from ukd_dist.cli.arguments import Debug, Experiment, Json, Overrides, Replace, Workers
+from ukd_dist.cli.arguments import Debug, Experiment, Json, OfSplit, Overrides, Replace, Workers
 from ukd_dist.errors import UsageError
-from ukd_dist.printing import console, print_answer, print_study, results_table, summary_table
+from ukd_dist.printing import (
+    console,
+    print_answer,
+    print_lines,
+    print_splits,
+    print_study,
+    results_table,
+    summary_table,
+)
+
+if TYPE_CHECKING:
+    from ukd_dist.experiment import Experiment as UkdExperiment
+    from ukd_dist.stages.studied import Study
 
 # Command: what it is for, and its stages; None: all of them.
 WORK: dict[str, tuple[str, list[str] | None]] = {
@@ -35,12 +47,13 @@ def working(stages: list[str] | None) -> Callable[..., None]:
     def command(
         experiment: Experiment,
         overrides: Overrides = None,
+        split: OfSplit = None,
         replace: Replace = False,
         as_json: Json = False,
         debug: Debug = False,
     ) -> None:
         with answering(debug):
-            _run(experiment, overrides or [], stages, replace, as_json)
+            _run(experiment, overrides or [], stages, replace, as_json, split=split)
 
     return command
 
@@ -48,6 +61,7 @@ def working(stages: list[str] | None) -> Callable[..., None]:
 def distill(
     experiment: Experiment,
     overrides: Overrides = None,
+    split: OfSplit = None,
     workers: Workers = None,
     replace: Replace = False,
     as_json: Json = False,
@@ -55,7 +69,7 @@ def distill(
 ) -> None:
     """`working`, with an option of its own."""
     with answering(debug):
-        _run(experiment, overrides or [], ["distill"], replace, as_json, workers)
+        _run(experiment, overrides or [], ["distill"], replace, as_json, workers, split)
 
 
 def demo(
@@ -79,6 +93,7 @@ def demo(
 def study(
     experiment: Experiment,
     overrides: Overrides = None,
+    split: OfSplit = None,
     offline: Annotated[bool, typer.Option("--offline", help="score targets without a student")] = False,
     methods: Annotated[str, typer.Option(help="weightings")] = "avg,pkd,gtd,entropy,confidence,best",
     h: Annotated[str, typer.Option(help="of pkd")] = "0.9,0.95,0.99,0.999",
@@ -93,8 +108,9 @@ def study(
 ) -> None:
     """Which method, h, temperature and space make the best targets, judged on validation rows."""
     with answering(debug):
-        from ukd_dist import pipeline
+        from ukd_dist import pipeline, whole
         from ukd_dist.progress import Progress
+        from ukd_dist.splits import parts
 
         if not offline:
             raise UsageError(
@@ -102,16 +118,24 @@ def study(
                 expected="--offline: training students to compare is not there yet",
                 action="give --offline",
             )
-        asked = {"methods": methods, "h": h, "tau": tau, "spaces": spaces}
-        chosen = {**asked, "target": target, "in_sample": in_sample}
-        done, page = pipeline.study(pipeline.load(experiment, overrides or []), chosen, progress=Progress())
-        if as_json:
-            scores = [asdict(score) for score in done.scores]
-            scope = done.scope.model_dump(mode="json")
-            print_answer({"report": str(page), "scope": scope, "scores": scores}, as_json)
-            return
-        print_study(done)
-        print(f"report: {page}")
+        scope = {"methods": methods, "h": h, "tau": tau, "spaces": spaces}
+        asked = {**scope, "target": target, "in_sample": in_sample}
+        loaded = pipeline.load(experiment, overrides or [])
+        several = len(parts(loaded, split)) > 1
+        studies = whole.study(loaded, asked, split=split, progress=Progress())
+        print_splits(studies, several, as_json, _study_document, _print_study)
+
+
+def _study_document(answer: tuple[Study, Path]) -> dict[str, object]:
+    done, page = answer
+    scope = done.scope.model_dump(mode="json")
+    return {"report": str(page), "scope": scope, "scores": [asdict(score) for score in done.scores]}
+
+
+def _print_study(answer: tuple[Study, Path]) -> None:
+    done, page = answer
+    print_study(done)
+    print(f"report: {page}")
 
 
 def _run(
@@ -121,33 +145,60 @@ def _run(
     replace: bool,
     as_json: bool,
     workers: int | None = None,
+    split: str | None = None,
 ) -> None:
-    from ukd_dist import pipeline
+    from ukd_dist import pipeline, whole
     from ukd_dist.progress import Progress
+    from ukd_dist.splits import has_several, parts
+    from ukd_dist.stages.joint import as_row, read_lines
+
+    stages = stages or list(pipeline.STAGES)
+    experiment = pipeline.load(path, overrides)
+    page = whole.run(experiment, stages, split=split, replace=replace, workers=workers, progress=Progress())
+    chosen, several, evaluated = parts(experiment, split), has_several(experiment), "evaluate" in stages
+    lines = read_lines(experiment) if several and evaluated else []
+    if as_json:
+        documents = {name: _run_document(part, evaluated) for name, part in chosen.items()}
+        joint = {"root": str(experiment.root), "report": str(page), "splits": documents}
+        average = [as_row(line) for line in lines]
+        print_answer({**joint, "average": average} if several else documents.popitem()[1], as_json)
+        return
+    for name, part in chosen.items() if evaluated else ():
+        if several:
+            print(f"{name}:")
+        _print_results(part)
+        if several:
+            print()
+    if lines:
+        print_lines(lines)
+    console().print(f"report: {page}")
+
+
+def _run_document(experiment: UkdExperiment, evaluated: bool) -> dict[str, object]:
+    """What a run of one split answers as JSON."""
+    from ukd_dist.rundir import RunDirectory
+    from ukd_dist.stages.report import PAGE, results_rows
+    from ukd_dist.stages.summary import read_summary
+
+    run = RunDirectory(experiment.root)
+    return {
+        "root": str(experiment.root),
+        "report": str(run.report / PAGE),
+        "results": [asdict(result) for result in results_rows(run, experiment)] if evaluated else [],
+        "summary": [asdict(summary) for summary in read_summary(run, experiment)] if evaluated else [],
+    }
+
+
+def _print_results(experiment: UkdExperiment) -> None:
+    """Tables of what one split's evaluation left."""
     from ukd_dist.rundir import RunDirectory
     from ukd_dist.stages.report import results_rows
     from ukd_dist.stages.summary import is_telling, read_summary
 
-    stages = stages or list(pipeline.STAGES)
-    experiment = pipeline.load(path, overrides)
-    page = pipeline.run(experiment, stages, replace=replace, workers=workers, progress=Progress())
-    run, evaluated = RunDirectory(experiment.root), "evaluate" in stages
-    results = results_rows(run, experiment) if evaluated else []
-    summaries = read_summary(run, experiment) if evaluated else []
-    if as_json:
-        print_answer(
-            {
-                "root": str(experiment.root),
-                "report": str(page),
-                "results": [asdict(result) for result in results],
-                "summary": [asdict(summary) for summary in summaries],
-            },
-            as_json,
-        )
-        return
+    run = RunDirectory(experiment.root)
+    results, summaries = results_rows(run, experiment), read_summary(run, experiment)
     if results:
         console().print(results_table(results))
     if is_telling(summaries):
         console().print()
         console().print(summary_table(summaries))
-    console().print(f"report: {page}")

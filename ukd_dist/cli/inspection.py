@@ -9,29 +9,26 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json, Overrides, Place, Root
-from ukd_dist.printing import console, findings_table, print_answer, print_members
+from ukd_dist.printing import as_documents, console, findings_table, print_answer, print_members, print_splits
 
 
 def status(root: Root, as_json: Json = False, debug: Debug = False) -> None:
     """How far a run is; needs no cluster."""
     with answering(debug):
-        from ukd_dist.rundir import open_run
+        from ukd_dist.splits import open_parts
         from ukd_dist.status import read_status
 
-        members = read_status(*open_run(root))
-        if as_json:
-            print_answer([asdict(member) for member in members], as_json)
-            return
-        print_members(members)
+        found = open_parts(root)
+        members = ((split, read_status(run, experiment)) for split, (run, experiment) in found.items())
+        print_splits(members, len(found) > 1, as_json, as_documents, print_members)
 
 
 def report(root: Root, as_json: Json = False, debug: Debug = False) -> None:
     """Write the HTML report of a run, finished or not."""
     with answering(debug):
-        from ukd_dist.rundir import open_run
-        from ukd_dist.stages.report import report as write_report
+        from ukd_dist import whole
 
-        print_answer({"report": str(write_report(*open_run(root)))}, as_json)
+        print_answer({"report": str(whole.write_reports(root))}, as_json)
 
 
 def verify(
@@ -47,12 +44,12 @@ def verify(
 ) -> None:
     """Check every file of what is finished against its sha256; exit 1 names what is damaged."""
     with answering(debug):
-        from ukd_dist import pipeline
+        from ukd_dist import pipeline, whole
         from ukd_dist.printing import describe_verdict
         from ukd_dist.stages.verify import refuse_damage
 
         verdicts = []
-        for verdict in pipeline.verify(pipeline.load_place(place, overrides or []), recompute, seed):
+        for verdict in whole.verify(pipeline.load_place(place, overrides or []), recompute, seed):
             verdicts.append(verdict)
             if not as_json:
                 print(f"{verdict.directory}: {describe_verdict(verdict)}", flush=True)

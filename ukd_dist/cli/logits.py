@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ukd_dist.cli.answering import answering
-from ukd_dist.cli.arguments import Debug, Json, Overrides, Replace, Root
-from ukd_dist.printing import print_records
+from ukd_dist.cli.arguments import Debug, Json, OfSplit, Overrides, Replace, Root
+from ukd_dist.printing import as_documents, print_answer, print_records, print_splits
 
 app = typer.Typer(help="Logits of every member, and of other systems.", no_args_is_help=True)
 
@@ -25,6 +25,7 @@ def logits_import(
         typer.Option(metavar="all|none|FILE", help="training videos that its network saw; keys, one a line"),
     ] = "all",
     partial: Annotated[bool, typer.Option("--partial", help="accept that it lacks some videos")] = False,
+    split: OfSplit = None,
     replace: Replace = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -32,20 +33,27 @@ def logits_import(
     """Make a teacher of another system's logits, matched by key and class."""
     with answering(debug):
         from ukd_dist import pipeline
+        from ukd_dist.splits import only_part
         from ukd_dist.stages.imports import Source, import_logits
         from ukd_dist.stages.listing import member_logits
 
-        experiment = pipeline.load_place(place, overrides or [])
+        experiment = only_part(pipeline.load_place(place, overrides or []), split)
         source = Source(file, teacher, trained_on, partial)
         directory = import_logits(experiment, source, replace=replace)
-        print_records(list(member_logits(directory, "teacher")), as_json)
+        holdings = list(member_logits(directory, "teacher"))
+        if as_json:
+            print_answer(as_documents(holdings), as_json)
+        else:
+            print_records(holdings)
 
 
 @app.command("list")
 def logits_list(root: Root, as_json: Json = False, debug: Debug = False) -> None:
     """What logits a run directory holds, of which rows and from where."""
     with answering(debug):
-        from ukd_dist.rundir import open_run
+        from ukd_dist.splits import open_parts
         from ukd_dist.stages.listing import list_logits
 
-        print_records(list_logits(open_run(root)[0]), as_json)
+        found = open_parts(root)
+        holdings = ((split, list_logits(run)) for split, (run, _) in found.items())
+        print_splits(holdings, len(found) > 1, as_json, as_documents, print_records)

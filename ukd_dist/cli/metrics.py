@@ -10,6 +10,7 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json, Root
+from ukd_dist.errors import UsageError
 from ukd_dist.printing import print_answer
 
 app = typer.Typer(help="Metrics of a run for Prometheus.", no_args_is_help=True)
@@ -30,10 +31,16 @@ def metrics_serve(
     """Serve the metrics of a run that is going on or has ended, until Ctrl-C."""
     with answering(debug):
         from ukd_dist.exporter import exporting
-        from ukd_dist.rundir import open_run
+        from ukd_dist.splits import open_parts
         from ukd_dist.status import committed_metrics, is_held
 
-        run, experiment = open_run(root)
+        (run, experiment), *others = open_parts(root).values()
+        if others:
+            raise UsageError(
+                f"{root} holds {1 + len(others)} splits",
+                expected="one of them",
+                action=f"name it, for example {run.root}",
+            )
         with exporting(
             run.metrics,
             experiment.name,

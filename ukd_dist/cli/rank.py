@@ -12,13 +12,14 @@ from typing import Annotated
 import typer
 
 from ukd_dist.cli.answering import answering
-from ukd_dist.cli.arguments import Debug, Experiment, Overrides, Replace, Workers
+from ukd_dist.cli.arguments import Debug, Experiment, OfSplit, Overrides, Replace, Workers
 
 
 def rank(
     experiment: Experiment,
     student: Annotated[str, typer.Option(metavar="NAME", help="name or id")],
     overrides: Overrides = None,
+    split: OfSplit = None,
     local_rank: Annotated[
         int | None, typer.Option("--local_rank", "--local-rank", hidden=True, help="as launchers pass it")
     ] = None,
@@ -30,10 +31,11 @@ def rank(
     with answering(debug):
         from ukd_dist import pipeline
         from ukd_dist.progress import Progress
+        from ukd_dist.splits import only_part
 
         if local_rank is not None:
             os.environ.setdefault("LOCAL_RANK", str(local_rank))
-        loaded = pipeline.load(experiment, overrides or [])
+        loaded = only_part(pipeline.load(experiment, overrides or []), split)
         pipeline.distill_launched(loaded, student, replace=replace, workers=workers, progress=Progress())
 
 

@@ -52,13 +52,18 @@ def cancel(
     with answering(debug):
         from ukd_dist import pipeline
         from ukd_dist.cancellation import cancel as stop
-        from ukd_dist.rundir import RunDirectory, open_run
+        from ukd_dist.rundir import RunDirectory
+        from ukd_dist.splits import open_parts, parts
 
-        run = (
-            open_run(place)[0] if place.is_dir() else RunDirectory(pipeline.load(place, overrides or []).root)
-        )
-        stopped = stop(run, wait)
+        if place.is_dir():
+            root, own = place.absolute(), [run.root for run, _ in open_parts(place).values()]
+        else:
+            experiment = pipeline.load(place, overrides or [])
+            root, own = experiment.root, [part.root for part in parts(experiment).values()]
+        # Of several splits the outer root is held by who goes through them, a split's own by who works on it.
+        holders = (stop(RunDirectory(held), wait) for held in dict.fromkeys([root, *own]))
+        stopped = ", ".join(holder for holder in holders if holder) or None
         if as_json:
-            print_answer({"root": str(run.root), "stopped": stopped}, as_json)
+            print_answer({"root": str(root), "stopped": stopped}, as_json)
             return
-        print(f"{run.root}: {f'{stopped} has stopped' if stopped else 'nobody works on it'}")
+        print(f"{root}: {f'{stopped} has stopped' if stopped else 'nobody works on it'}")

@@ -33,6 +33,9 @@ class RayCluster:
         settings: Address, retries and sizes.
         logs: Folder where each job's output goes.
         on_start: Called with the number of nodes once it is there.
+
+    Attributes:
+        was_asked: Whether there was any work for it.
     """
 
     def __init__(
@@ -42,18 +45,23 @@ class RayCluster:
         self.logs = logs
         self._on_start = on_start
         self._local: Any = None
-        self.started = False
+        self._joined = False
+        self.was_asked = False
 
     def __enter__(self) -> RayCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.started:
+        if self._joined:
             import ray
 
             ray.shutdown()
         if self._local is not None:
             self._local.shutdown()
+
+    def begin(self, logs: Path) -> None:
+        """Go on for another run directory, whose logs are there: `was_asked` speaks of its work alone."""
+        self.logs, self.was_asked = logs, False
 
     def run(self, jobs: Sequence[Job], while_waiting: Callable[[], None] = lambda: None) -> Iterator[Outcome]:
         """Run jobs, a bounded number at a time; yields outcomes as they come, in any order.
@@ -149,7 +157,8 @@ class RayCluster:
                 logging.getLogger(__name__).warning("%s lost a rank (%s); starting it again", name, error)
 
     def _start(self) -> None:
-        if self.started:
+        self.was_asked = True
+        if self._joined:
             return
         import ray
 
@@ -170,7 +179,7 @@ class RayCluster:
                 expected="one that runs",
                 action="start one (`ray start --head`), or remove cluster.address or RAY_ADDRESS",
             ) from error
-        self.started = True
+        self._joined = True
         self._on_start(len(alive_nodes()))
 
 

@@ -1,4 +1,4 @@
-"""Which members a fusion joins: students by name, paired by seed, or single members by id."""
+"""Which members a fusion joins: students or teachers by name, paired by seed, or single members by id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Runs = dict[int | None, Member]
 def pairs(experiment: Experiment) -> Iterator[tuple[str, int, Pair]]:
     """The name, seed and two members of each fusion of an experiment.
 
-    Students by name are paired by seed; a member by its id is paired with every run of the other, and two of
+    Members by name are paired by seed; a member by its id is paired with every run of the other, and two of
     those have the first one's seed.
     """
     for name, parts in experiment.evaluate.fusion.items():
@@ -24,9 +24,9 @@ def pairs(experiment: Experiment) -> Iterator[tuple[str, int, Pair]]:
 
 
 def _runs(experiment: Experiment, part: str) -> _Runs:
-    """A student's runs by seed, or the one member of an id, under None."""
-    runs: _Runs = {s.settings.seed: s for s in experiment.students if s.settings.name == part}
+    """A name's members by seed, or the one member of an id, under None."""
     everyone: list[Member] = [*experiment.teachers, *experiment.students]
+    runs: _Runs = {member.settings.seed: member for member in everyone if member.settings.name == part}
     return runs or {None: next(member for member in everyone if member.id == part)}
 
 

@@ -40,20 +40,24 @@ def report(run: RunDirectory, experiment: Experiment) -> Path:
     Raises:
         DataError: A manifest, or a finished target's opinions.json, is damaged.
     """
-    environment = Environment(
+    contents = _contents(run, experiment)
+    page = environment().get_template("report.html.j2").render(contents)
+    write_origins(run, contents["origins"])
+    write_summary(run, contents["summaries"])
+    path = run.report / PAGE
+    manifest.write_atomically(path, page.encode())
+    return path
+
+
+def environment() -> Environment:
+    """Where the pages' templates are, and how they are read."""
+    return Environment(
         loader=PackageLoader("ukd_dist", "stages/templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    contents = _contents(run, experiment)
-    page = environment.get_template("report.html.j2").render(contents)
-    write_origins(run, contents["origins"])
-    write_summary(run, contents["summaries"])
-    path = run.report / PAGE
-    manifest.write_atomically(path, page.encode())
-    return path
 
 
 def results_rows(run: RunDirectory, experiment: Experiment) -> list[Result]:
@@ -71,7 +75,7 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
     classes = list(shards.settings["classes"]) if shards else []
     chance = 1 / len(classes) if classes else None
     comparisons = compare(students)
-    summaries = summarise([*groups, *fusions], experiment.evaluate.published)
+    summaries = summarise([*groups, *fusions], experiment.published)
     study = read_study(run, experiment)
     return {
         "version": __version__,

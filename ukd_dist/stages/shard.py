@@ -25,10 +25,11 @@ from ukd_dist.data.modalities import FLOW_LEVELS
 from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, SplitName, samples_csv, shard_name, write_shard
 from ukd_dist.data.sources import Source, read_source
 from ukd_dist.data.video import stored_size
-from ukd_dist.data_config import Codec, Data, Encoding, Modality, Split, Synthetic
+from ukd_dist.data_config import Codec, Data, Encoding, Modality, Synthetic
 from ukd_dist.errors import DataError, MismatchError
-from ukd_dist.progress import Bar
+from ukd_dist.progress import Bar, Progress
 from ukd_dist.rundir import REJECTS
+from ukd_dist.splits import as_drawn
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.probing import Verdict, check_rejects, probe_all, write_rejects
 from ukd_dist.stages.reduce import weighting_of
@@ -107,19 +108,21 @@ def _recorded(data: Data) -> dict[str, Any]:
     return encoding
 
 
-def _with_videos(context: Context) -> Data:
-    """The data with videos and lists in place: a synthetic source draws its own first."""
-    data = context.experiment.data
-    if data.source != "synthetic":
-        return data
+def draw(data: Data, home: Path, progress: Progress) -> None:
+    """Draw the videos of a synthetic source and write its lists, as far as they are not there.
+
+    Raises:
+        UsageError: Sizes or splits are impossible.
+        MismatchError: The folder holds videos of another seed.
+        ResourceError: A file cannot be written.
+    """
     wanted = data.synthetic or Synthetic()
-    home = context.run.videos
     with ExitStack() as stack:
         bars: list[Bar] = []
 
         def on_progress(done: int, total: int) -> None:
             if not bars:
-                bars.append(stack.enter_context(context.progress.bar("videos", total, "videos")))
+                bars.append(stack.enter_context(progress.bar("videos", total, "videos")))
             bars[0].update(done)
 
         synthetic.write_dataset(
@@ -127,11 +130,18 @@ def _with_videos(context: Context) -> Data:
             seed=wanted.seed,
             train_clips=wanted.train_clips,
             test_clips=wanted.test_clips,
+            splits=wanted.splits,
             on_progress=on_progress,
         )
-    lists = home / "lists"
-    split = Split(train=lists / "split0_train.txt", test=lists / "split0_test.txt")
-    return data.model_copy(update={"videos": home / "videos", "splits": {"split0": split}})
+
+
+def _with_videos(context: Context) -> Data:
+    """The data with videos and lists in place: a synthetic source draws its own first."""
+    data, home = context.experiment.data, context.run.videos
+    if data.source != "synthetic":
+        return data
+    draw(data, home, context.progress)
+    return as_drawn(data, home)
 
 
 def claim(directory: Path, settings: dict[str, Any], inputs: dict[str, str]) -> None:

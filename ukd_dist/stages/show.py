@@ -22,6 +22,7 @@ from ukd_dist.data_config import Modality
 from ukd_dist.errors import UsageError
 from ukd_dist.resolution import load
 from ukd_dist.rundir import REJECTS, RunDirectory, read_json_lines
+from ukd_dist.splits import open_parts
 
 # When a video is looked at: after a third and after two thirds of its frames.
 MOMENTS = (1 / 3, 2 / 3)
@@ -94,6 +95,13 @@ def open_shards(place: Path) -> ShardSet:
         return ShardSet(place)
     cache = load(run.experiment).cluster.shard_cache if run.experiment.is_file() else None
     return open_to_decode(run.shards, cache)
+
+
+def shard_places(place: Path) -> dict[str, Path]:
+    """Where shards lie: of a root of several splits each one's run directory that has any, else the place."""
+    found = open_parts(place) if RunDirectory(place).experiment.is_file() else {}
+    runs = {split: run.root for split, (run, _) in found.items() if len(found) > 1 and run.shards.is_dir()}
+    return runs or {"": place}
 
 
 def measure(shards: ShardSet, *, seed: int = 0) -> ShardFigures:

@@ -48,12 +48,17 @@ class Summary:
 def read_summary(run: RunDirectory, experiment: Experiment) -> list[Summary]:
     """The summary of all that the experiment asks for: teachers, students, fusions."""
     groups = [*read_groups(run, experiment), *read_fusions(run, experiment)]
-    return summarise(groups, experiment.evaluate.published)
+    return summarise(groups, experiment.published)
 
 
 def summarise(groups: Iterable[Group], published: Mapping[str, float]) -> list[Summary]:
-    """A line of each group; `published` has percents by the names of students and fusions."""
+    """A line of each group; `published` has percents by `published_name`."""
     return [_summary(group, published) for group in groups]
+
+
+def published_name(kind: str, name: str, modality: str) -> str:
+    """The name under which an experiment gives published figures."""
+    return f"{name}-{modality}" if kind == "teacher" else name
 
 
 def is_telling(summaries: Iterable[Summary]) -> bool:
@@ -78,5 +83,5 @@ def _summary(group: Group, published: Mapping[str, float]) -> Summary:
         runs=len(percents),
         mean_percent=fmean(percents) if percents else None,
         deviation_percent=stdev(percents) if len(percents) > 1 else None,
-        published_percent=None if group.kind == "teacher" else published.get(group.name),
+        published_percent=published.get(published_name(group.kind, group.name, group.modality)),
     )

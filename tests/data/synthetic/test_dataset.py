@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ResourceError, match=r"cannot write .*file/lists.*; expected a writable folder .*; make room"
     ):
-        write_lists([Video(0, 1, 1, 0)], [], tmp_path / "file" / "lists")
+        write_lists([([Video(0, 1, 1, 0)], [])], tmp_path / "file" / "lists")
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ukd_dist.data.synthetic import CLASSES, Video, plan
+from ukd_dist.data.synthetic.planning import divide
 from ukd_dist.errors import UsageError
 
 
@@ -65,3 +66,25 @@ def test_an_impossible_plan_says_what_it_needs(name: str, value: int, least: int
         str(raised.value)
         == f"{name} of a synthetic dataset is {value}; expected at least {least}; raise {name}"
     )
+
+
+@given(train_clips=st.integers(1, 30), test_clips=st.integers(1, 30), splits=st.integers(1, 4))
+def test_divisions_are_of_the_same_videos_and_no_group_is_tested_twice(
+    train_clips: int, test_clips: int, splits: int
+) -> None:
+    train, test = plan(seed=1, train_clips=train_clips, test_clips=test_clips)
+    tested = {v.group for v in test}
+    if splits * len(tested) > len({v.group for v in (*train, *test)}):
+        with pytest.raises(UsageError, match=f"make no {splits} splits; expected other groups"):
+            divide(train, test, splits)
+        return
+    divisions = divide(train, test, splits)
+    assert divisions[0] == (train, test)
+    seen: set[int] = set()
+    for learnt, held_out in divisions:
+        assert sorted(v.path for v in (*learnt, *held_out)) == sorted(v.path for v in (*train, *test))
+        groups = {v.group for v in held_out}
+        assert len(groups) == len(tested)
+        assert groups.isdisjoint({v.group for v in learnt} | seen)
+        assert {v.label for v in learnt} == {v.label for v in held_out} == set(range(11))
+        seen |= groups

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cv2
 
-from ukd_dist.data.synthetic.planning import CLASSES, Video, plan, require_at_least
+from ukd_dist.data.synthetic.planning import CLASSES, Division, Video, divide, plan, require_at_least
 from ukd_dist.data.synthetic.videos import encode, render
 from ukd_dist.errors import MismatchError, ResourceError
 from ukd_dist.manifest import write_atomically
@@ -31,6 +31,7 @@ def write_dataset(
     seed: int,
     train_clips: int,
     test_clips: int,
+    splits: int = 1,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[int, int]:
@@ -41,11 +42,12 @@ def write_dataset(
         seed: Seed of the dataset.
         train_clips: Training videos a class.
         test_clips: Test videos a class.
+        splits: Divisions of these videos into training and test that are listed.
         workers: Processes; None for as many as the machine has processors.
         on_progress: Called with the numbers of finished and of all videos.
 
     Returns:
-        The numbers of training and test videos.
+        The numbers of training and test videos of split0.
 
     Raises:
         UsageError: An argument is impossible.
@@ -53,11 +55,12 @@ def write_dataset(
         ResourceError: A file cannot be written, or a worker process was killed.
     """
     train, test = plan(seed=seed, train_clips=train_clips, test_clips=test_clips)
+    divisions = divide(train, test, splits)
     workers = (os.cpu_count() or 1) if workers is None else workers
     require_at_least("workers", workers, 1)
     _claim(dest, seed)
     _write_missing([*train, *test], dest / "videos", workers, on_progress or (lambda _finished, _total: None))
-    write_lists(train, test, dest / "lists")
+    write_lists(divisions, dest / "lists")
     return len(train), len(test)
 
 
@@ -129,17 +132,18 @@ def write_video(video: Video, videos_dir: Path) -> Path:
     return path
 
 
-def write_lists(train: Sequence[Video], test: Sequence[Video], lists_dir: Path) -> None:
-    """Write `split0_train.txt` and `split0_test.txt` in ARID v1.0's format, and `mapping_table.txt`.
+def write_lists(divisions: Sequence[Division], lists_dir: Path) -> None:
+    """Write `split0_train.txt`, `split0_test.txt`, ... in ARID v1.0's format, and `mapping_table.txt`.
 
     Raises:
         ResourceError: A file cannot be written.
     """
     table = "".join(f"{label}\t{name}\n" for label, name in enumerate(CLASSES))
     _write(lists_dir / "mapping_table.txt", table.encode())
-    for split, videos in {"train": train, "test": test}.items():
-        lines = [f"{row}\t{video.label}\t{video.path}\n" for row, video in enumerate(videos)]
-        _write(lists_dir / f"split0_{split}.txt", "".join(lines).encode())
+    for number, division in enumerate(divisions):
+        for kind, videos in zip(("train", "test"), division, strict=True):
+            lines = [f"{row}\t{video.label}\t{video.path}\n" for row, video in enumerate(videos)]
+            _write(lists_dir / f"split{number}_{kind}.txt", "".join(lines).encode())
 
 
 def _write(path: Path, payload: bytes) -> None:

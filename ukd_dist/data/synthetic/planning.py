@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ukd_dist.errors import UsageError
@@ -36,6 +37,9 @@ class Video:
         return f"{self.class_name}/{self.class_name}_{self.group}_{self.clip}.mp4"
 
 
+Division = tuple[list[Video], list[Video]]
+
+
 def plan(
     *, seed: int, train_clips: int, test_clips: int, train_groups: int = 6, test_groups: int = 4
 ) -> tuple[list[Video], list[Video]]:
@@ -61,6 +65,39 @@ def plan(
         require_at_least(name, value, 1)
     test = _spread(seed, test_clips, train_groups + 1, test_groups)
     return _spread(seed, train_clips, 1, train_groups), test
+
+
+def divide(train: Sequence[Video], test: Sequence[Video], splits: int) -> list[Division]:
+    """Divide the same videos into training and test as often as asked, each time by other groups.
+
+    Args:
+        train: Training videos of the first division.
+        test: Its test videos.
+        splits: Number of divisions.
+
+    Returns:
+        Training and test videos of each; no group is in the tests of two.
+
+    Raises:
+        UsageError: There are too few groups for so many tests.
+    """
+    groups, tested = ({video.group for video in videos} for videos in ((*train, *test), test))
+    if splits * len(tested) > len(groups):
+        raise UsageError(
+            f"{len(groups)} groups of drawn videos, {len(tested)} of them for tests, make no {splits} splits",
+            expected="other groups in the test of every split",
+            action="lower splits or test_clips, or raise train_clips",
+        )
+    order = [*sorted(tested), *sorted(groups - tested, reverse=True)]
+    divisions: list[Division] = [(list(train), list(test))]
+    everything = sorted((*train, *test), key=lambda video: (video.label, video.group, video.clip))
+    for number in range(1, splits):
+        chosen = set(order[number * len(tested) : (number + 1) * len(tested)])
+        parts: Division = ([], [])
+        for video in everything:
+            parts[video.group in chosen].append(video)
+        divisions.append(parts)
+    return divisions
 
 
 def require_at_least(name: str, value: int, least: int) -> None:
