@@ -14,11 +14,13 @@ from tests.holders import holder
 from tests.small_study import FOLDER, NO_VIDEOS, answer, members, study
 from ukd_dist import whole
 from ukd_dist.cli import app
+from ukd_dist.data import synthetic
 from ukd_dist.errors import BusyError, MismatchError, UsageError
 from ukd_dist.progress import Progress
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory, coordinating
 from ukd_dist.splits import begun, has_several, only_part, open_parts, parts
+from ukd_dist.stages.packing import parse_nodes
 from ukd_dist.status import is_held
 
 BOTH = "data.splits={split0: {train: train0, test: test0}, split1: {train: train1, test: test1}}"
@@ -211,6 +213,25 @@ def test_the_report_of_a_root_is_written_before_anything_is_evaluated(begun_stud
     assert '<a href="../split0/report/index.html">split0</a>' in page
     assert "not finished" in page
     assert (begun_study / "split1/report/index.html").is_file()
+
+
+def test_a_plan_before_the_videos_are_drawn_knows_how_many_each_split_has(tmp_path: Path) -> None:
+    experiment = study(
+        *NO_VIDEOS, "data.synthetic={train_clips: 6, test_clips: 5, splits: 2}", f"root={tmp_path}"
+    )
+    nodes = parse_nodes(["cpus=2"])
+    before = {name: plan.target_bytes for name, plan in whole.plan(experiment, nodes)}
+    divisions = synthetic.divide(*synthetic.plan(seed=0, train_clips=6, test_clips=5), 2)
+    synthetic.write_lists(divisions, tmp_path / "videos/lists")
+    for video in (*divisions[0][0], *divisions[0][1]):
+        path = tmp_path / "videos/videos" / video.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    assert {name: plan.target_bytes for name, plan in whole.plan(experiment, nodes)} == before
+    assert before["split1"] > before["split0"]
+    ((only, _),) = whole.plan(experiment, nodes, split="split1")
+    assert only == "split1"
 
 
 def test_one_coordinator_at_a_time_holds_the_root_of_several_splits(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from ukd_dist import pipeline
 from ukd_dist.cancellation import cancellable
+from ukd_dist.data import synthetic
 from ukd_dist.data.sources import read_source
+from ukd_dist.data_config import Synthetic
 from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
@@ -22,6 +24,9 @@ from ukd_dist.rundir import RunDirectory, coordinating, open_run
 from ukd_dist.splits import begun, has_several, naming_split, open_parts, parts
 from ukd_dist.stages.garbage import Collection, collect
 from ukd_dist.stages.joint import joint_report
+from ukd_dist.stages.packing import Node
+from ukd_dist.stages.plan import Plan
+from ukd_dist.stages.plan import plan as predict
 from ukd_dist.stages.report import report
 from ukd_dist.stages.shard import draw
 from ukd_dist.stages.studied import Study
@@ -112,6 +117,14 @@ def study(
             yield name, studied
 
 
+def plan(
+    experiment: Experiment, nodes: Sequence[Node], *, split: str | None = None, measured: bool = False
+) -> Iterator[tuple[str, Plan]]:
+    """As `stages.plan.plan`, of every split, by its name."""
+    for name, part in parts(experiment, split).items():
+        yield name, predict(_before_drawing(experiment, name, part), nodes, measured=measured)
+
+
 def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator[Verdict]:
     """As `pipeline.verify`, of every split that was begun; directories are named from the outer root."""
     for name, part in begun(experiment).items():
@@ -175,3 +188,17 @@ def _draw(experiment: Experiment, stages: Sequence[str], progress: Progress) -> 
     data = experiment.data
     if "shard" in stages and data.shards is None and data.source == "synthetic":
         draw(data, RunDirectory(experiment.root).videos, progress)
+
+
+def _before_drawing(experiment: Experiment, split: str, part: Experiment) -> Experiment:
+    """A part whose videos are not drawn yet, with their numbers in place of the lists to come."""
+    data = experiment.data
+    if part is experiment or data.source != "synthetic" or (part.data.videos and part.data.videos.is_dir()):
+        return part
+    wanted = data.synthetic or Synthetic()
+    drawn = synthetic.plan(seed=wanted.seed, train_clips=wanted.train_clips, test_clips=wanted.test_clips)
+    divisions = synthetic.divide(*drawn, wanted.splits)
+    train, test = (len(v) // len(synthetic.CLASSES) for v in divisions[data.split_names.index(split)])
+    own = wanted.model_copy(update={"train_clips": train, "test_clips": test, "splits": 1})
+    undrawn = part.data.model_copy(update={"source": "synthetic", "synthetic": own})
+    return dataclasses.replace(part, data=undrawn)

@@ -28,14 +28,13 @@ def plan(
 ) -> None:
     """What the teachers will take: how many train at once, how long, and how much room."""
     with answering(debug):
-        from ukd_dist import pipeline
+        from ukd_dist import pipeline, whole
         from ukd_dist.splits import parts
         from ukd_dist.stages.packing import parse_nodes
-        from ukd_dist.stages.plan import plan as predict
 
-        nodes, chosen = parse_nodes(node or []), parts(pipeline.load(experiment, overrides or []), split)
-        plans = ((name, predict(part, nodes, measured=measure)) for name, part in chosen.items())
-        print_splits(plans, len(chosen) > 1, as_json, asdict, print_plan)
+        nodes, loaded = parse_nodes(node or []), pipeline.load(experiment, overrides or [])
+        plans = whole.plan(loaded, nodes, split=split, measured=measure)
+        print_splits(plans, len(parts(loaded, split)) > 1, as_json, asdict, print_plan)
 
 
 def gc(

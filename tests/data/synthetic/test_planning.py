@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ukd_dist.data.synthetic import CLASSES, Video, plan
-from ukd_dist.data.synthetic.planning import divide
+from ukd_dist.data.synthetic import CLASSES, Video, divide, plan
 from ukd_dist.errors import UsageError
 
 

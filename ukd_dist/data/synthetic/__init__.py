@@ -11,7 +11,7 @@ regard to the action.
 """
 
 from ukd_dist.data.synthetic.dataset import write_dataset, write_lists, write_video
-from ukd_dist.data.synthetic.planning import CLASSES, Video, plan
+from ukd_dist.data.synthetic.planning import CLASSES, Video, divide, plan
 from ukd_dist.data.synthetic.videos import render
 
-__all__ = ["CLASSES", "Video", "plan", "render", "write_dataset", "write_lists", "write_video"]
+__all__ = ["CLASSES", "Video", "divide", "plan", "render", "write_dataset", "write_lists", "write_video"]
