@@ -69,8 +69,8 @@ KNOWS = {
     "pipeline": {"vocabulary", "models", "data", "cluster", "stages"},
     "whole": {"vocabulary", "data", "stages", "pipeline"},
     "doctor": {"vocabulary", "data"},
-    "printing": {"vocabulary", "stages", "doctor"},
-    "cli": {"vocabulary", "data", "cluster", "stages", "pipeline", "whole", "doctor", "printing"},
+    "printing": {"vocabulary", "models", "stages", "doctor"},
+    "cli": {"vocabulary", "models", "data", "cluster", "stages", "pipeline", "whole", "doctor", "printing"},
 }
 
 INSIDE_FUNCTIONS = {
@@ -89,7 +89,7 @@ INSIDE_FUNCTIONS = {
     "nvidia.dali": {"data/frames.py"},
     "pyarrow": {"data/foreign.py", "data/places.py"},
     "onnxruntime": {"stages/export.py"},
-    "pytorchvideo": {"models/networks.py"},
+    "pytorchvideo": {"models/builders.py"},
 }
 ANYWHERE_IN = {
     "prometheus_client": {"metrics.py", "exporter.py"},
