@@ -17,7 +17,6 @@ from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.data_config import Data
 from ukd_dist.metrics import CATALOGUE
-from ukd_dist.resolution import load
 from ukd_dist.splits import parts
 
 HOME = Path(__file__).parents[1]
@@ -35,6 +34,15 @@ PLACES = {
     "data.splits.split0.train": "/lists/train.txt",
     "data.splits.split0.test": "/lists/test.txt",
 }
+
+
+def places_of(path: Path) -> list[str]:
+    """What a user of an example says besides: where ARID's videos and lists are."""
+    if yaml.safe_load(path.read_text())["data"]["source"] != "arid":
+        return []
+    videos, *lists = (f"{key}={value}" for key, value in PLACES.items())
+    second = [place.replace("split0", "split1") for place in lists]
+    return [videos, *lists, *(second if path.stem == "arid_table3" else [])]
 
 
 def commands(document: str) -> list[str]:
@@ -84,10 +92,7 @@ def test_the_readme_states_commands_at_all() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.name)
 def test_every_example_experiment_is_valid(path: Path) -> None:
-    source = yaml.safe_load(path.read_text())["data"]["source"]
-    places = [f"{key}={value}" for key, value in PLACES.items()] if source == "arid" else []
-
-    experiment = pipeline.load(path, places)
+    experiment = pipeline.load(path, places_of(path))
 
     assert experiment.teachers
     assert experiment.students
@@ -115,8 +120,8 @@ PAPER = {
 
 @pytest.mark.parametrize(("name", "seeds"), [("arid_tables", 5), ("tiny_tables", 2)])
 def test_the_papers_tables_are_one_experiment_with_a_tiny_sibling(name: str, seeds: int) -> None:
-    places = [f"{key}={value}" for key, value in PLACES.items()] if name == "arid_tables" else []
-    experiment = pipeline.load(HOME / f"launch/experiments/{name}.yaml", places)
+    path = HOME / f"launch/experiments/{name}.yaml"
+    experiment = pipeline.load(path, places_of(path))
 
     modality_of = {teacher.id: teacher.settings.modality for teacher in experiment.teachers}
     published = experiment.evaluate.published
@@ -155,9 +160,7 @@ MODALITIES = ("rgb", "flow")
 
 def test_the_papers_table_3_is_one_experiment_with_a_tiny_sibling() -> None:
     folder = HOME / "launch/experiments"
-    places = [f"{key}={value}" for key, value in PLACES.items()]
-    places += [place.replace("split0", "split1") for place in places[1:]]
-    table, tiny = load(folder / "arid_table3.yaml", places), load(folder / "tiny_table3.yaml")
+    table, tiny = (pipeline.load(path, places_of(path)) for path in sorted(folder.glob("*_table3.yaml")))
 
     networks = {teacher.settings.arch: teacher.settings.clip for teacher in table.teachers}
     assert {arch: clip.frames for arch, clip in networks.items()} == dict(
