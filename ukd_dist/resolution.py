@@ -8,26 +8,30 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ukd_dist.agreement import (
     check_folds,
     check_fusion,
+    check_init,
     check_modalities,
     check_place,
     check_published,
     check_view,
     common_views,
 )
-from ukd_dist.config import ExperimentFile, Teachers
+from ukd_dist.config import Expandable, ExperimentFile, Teachers
 from ukd_dist.data_config import Data, Folds
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
 from ukd_dist.expansion import expand, validate
 from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content, digest
+from ukd_dist.initial import absolute
 from ukd_dist.selection import check_selection, online_teachers, selected
 from ukd_dist.target_config import Combination, Target
 from ukd_dist.training_config import NO_TARGETS, ONLINE, Student, Teacher
+
+AnyExpandable = TypeVar("AnyExpandable", bound=Expandable)
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Experiment:
@@ -65,6 +69,12 @@ def parse(text: str, where: str, overrides: list[str]) -> Experiment:
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
     file = validate(ExperimentFile, document, where, ())
+    file = file.model_copy(
+        update={
+            "teachers": _with_absolute_init(file.teachers),
+            "students": _with_absolute_init(file.students),
+        }
+    )
     data = _with_absolute_paths(file.data)
     inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
     views = {"views": data.views.model_dump()}
@@ -84,6 +94,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     _refuse_twins([s.id for s in students], where, "students.runs")
     check_modalities(data, [*fleet.values(), *runs], where)
     check_place(data, file.cluster, where)
+    check_init(file.root.absolute(), fleet, imported, runs, where)
     check_fusion(file.evaluate, runs, [*fleet, *(s.id for s in students)], where)
     check_published(file.evaluate, runs, where)
     whole = file.model_copy(update={"data": data, "root": file.root.absolute()})
@@ -127,6 +138,29 @@ def _with_absolute_paths(data: Data) -> Data:
     videos, classes = data.videos and data.videos.absolute(), data.classes and data.classes.absolute()
     known = {"videos": videos, "classes": classes, "shards": _absolute(data.shards), "splits": splits}
     return data.model_copy(update=known)
+
+
+def _with_absolute_init(members: AnyExpandable) -> AnyExpandable:
+    """Absolute paths of the files that members start from, in entries that are not expanded yet."""
+    section = "fleet" if isinstance(members, Teachers) else "runs"
+    entries = [
+        {**_absolute_init(entry), **({"grid": grid} if (grid := _absolute_init(entry.get("grid"))) else {})}
+        for entry in getattr(members, section)
+    ]
+    return members.model_copy(update={"defaults": _absolute_init(members.defaults), section: entries})
+
+
+def _absolute_init(settings: Any) -> Any:
+    """A mapping with its `init`, one or a grid's list, made absolute; anything else as it is."""
+    if not isinstance(settings, dict) or "init" not in settings:
+        return settings
+    init = settings["init"]
+    values = [absolute(value) if isinstance(value, str) else value for value in _listed(init)]
+    return {**settings, "init": values if isinstance(init, list) else values[0]}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _absolute(shards: str | None) -> str | None:
