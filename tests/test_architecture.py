@@ -86,7 +86,7 @@ INSIDE_FUNCTIONS = {
     "nvidia.dali": {"data/frames.py"},
     "pyarrow": {"data/foreign.py", "data/places.py"},
     "onnxruntime": {"stages/export.py"},
-    "pytorchvideo": {"models/networks.py"},
+    "pytorchvideo": {"models/builders.py"},
 }
 ANYWHERE_IN = {
     "prometheus_client": {"metrics.py"},

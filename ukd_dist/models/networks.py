@@ -1,23 +1,15 @@
-"""Networks from pytorchvideo's builders, behind one signature: clips in, logits out."""
+"""Networks behind one signature: clips in, logits out."""
 
 from __future__ import annotations
-
-import contextlib
-import importlib
-from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
 
 from ukd_dist.clip_config import Clip
-from ukd_dist.models.catalogue import NETWORKS, check
-
-_TORCHVISION_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-_KEPT_ALIVE: list[object] = []  # a torch library's definitions go with it
+from ukd_dist.errors import UsageError
+from ukd_dist.models.builders import BODIES, Wanted
+from ukd_dist.models.catalogue import check, pathways
+from ukd_dist.models.own import build_own, is_own
 
 
 class VideoNetwork(nn.Module):
@@ -40,13 +32,44 @@ class VideoNetwork(nn.Module):
         return logits
 
 
+class OwnNetwork(VideoNetwork):
+    """A network of the user's: what it gives is looked at before it is believed.
+
+    Args:
+        body: Takes clips.
+        arch: What names it.
+        num_classes: Logits it has to give.
+    """
+
+    def __init__(self, body: nn.Module, arch: str, num_classes: int) -> None:
+        super().__init__(body, pathways(arch))
+        self.arch, self.num_classes = arch, num_classes
+
+    def forward(self, clips_bcthw: torch.Tensor) -> torch.Tensor:
+        """As of every network.
+
+        Raises:
+            UsageError: It gives something else than `[batch, classes]`.
+        """
+        logits = super().forward(clips_bcthw)
+        is_tensor = isinstance(logits, torch.Tensor)
+        if not is_tensor or tuple(logits.shape[1:]) != (self.num_classes,):
+            found = f"a tensor of shape {list(logits.shape)}" if is_tensor else type(logits).__name__
+            raise UsageError(
+                f"arch {self.arch} gives {found} for clips of shape {list(clips_bcthw.shape)}",
+                expected=f"logits [batch, {self.num_classes}]",
+                action="let its network end in one logit for each of num_classes",
+            )
+        return logits
+
+
 def build(
     arch: str, *, num_classes: int, channels: int, clip: Clip, dropout: float, seed: int
 ) -> VideoNetwork:
     """A network by name with weights drawn from `seed`.
 
     Args:
-        arch: A name of `catalogue.NETWORKS`.
+        arch: A name of `catalogue.NETWORKS`, or package.module:function (see `own`).
         num_classes: Logits a clip.
         channels: Channels of the clips: 3 for rgb, 2 for flow.
         clip: Frames and size of the clips.
@@ -54,83 +77,17 @@ def build(
         seed: Of the weights; the global generator is left as it was.
 
     Raises:
-        UsageError: No network has the name, or the clip is too short for its pathways.
+        UsageError: No network has the name, it cannot take such clips, or the user's function is not as it
+            has to be.
     """
     check(arch, clip)
-    network = NETWORKS[arch]
-    frames = tuple(-(-clip.frames // n) for n in network.every)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if network.family == "x3d_tiny":
-            body = _x3d_tiny(num_classes, channels, frames[0], clip.size, dropout)
-        elif network.family == "slowfast_tiny":
-            body = _slowfast_tiny(num_classes, channels, network.every, dropout)
-        else:
-            body = _slowfast_r50(num_classes, channels, network.every, dropout)
-    return VideoNetwork(body, network.every)
-
-
-def _slowfast_r50(num_classes: int, channels: int, every: tuple[int, ...], dropout: float) -> nn.Module:
-    alpha = every[0] // every[1]
-    body: nn.Module = _pytorchvideo().slowfast.create_slowfast(
-        input_channels=(channels, channels),
-        model_depth=50,
-        model_num_class=num_classes,
-        dropout_rate=dropout,
-        slowfast_fusion_conv_kernel_size=(5, 1, 1),
-        slowfast_fusion_conv_stride=(alpha, 1, 1),
-        head_pool=nn.AdaptiveAvgPool3d,
-    )
-    return body
-
-
-def _slowfast_tiny(num_classes: int, channels: int, every: tuple[int, ...], dropout: float) -> nn.Module:
-    body: nn.Module = _pytorchvideo().slowfast.create_slowfast(
-        input_channels=(channels, channels),
-        model_depth=18,
-        model_num_class=num_classes,
-        dropout_rate=dropout,
-        slowfast_channel_reduction_ratio=(4,),
-        slowfast_fusion_conv_kernel_size=(5, 1, 1),
-        slowfast_fusion_conv_stride=(every[0] // every[1], 1, 1),
-        stem_dim_outs=(16, 4),
-        stem_conv_kernel_sizes=((1, 5, 5), (5, 5, 5)),
-        head_pool=nn.AdaptiveAvgPool3d,
-    )
-    return body
-
-
-def _x3d_tiny(num_classes: int, channels: int, frames: int, size: int, dropout: float) -> nn.Module:
-    body: nn.Module = _pytorchvideo().x3d.create_x3d(
-        input_channel=channels,
-        input_clip_length=frames,
-        input_crop_size=size,
-        model_num_class=num_classes,
-        dropout_rate=dropout,
-        width_factor=1.0,
-        depth_factor=1.0,
-        stem_dim_in=8,
-        head_dim_out=256,
-        head_activation=None,
-    )
-    return body
-
-
-@cache
-def _pytorchvideo() -> Any:
-    """pytorchvideo.models, importable beside any build of torchvision.
-
-    It imports torchvision.ops for a detection head that nothing here needs, and torchvision's compiled
-    operators do not load beside a CPU-only torch; declaring the schemas that its import looks up is enough.
-    """
-    if not hasattr(torch.ops.torchvision, "nms"):
-        with contextlib.suppress(ImportError, RuntimeError):
-            importlib.import_module("torchvision")
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        for schema in _TORCHVISION_SCHEMAS:
-            library.define(schema)  # type: ignore[no-untyped-call]
-        _KEPT_ALIVE.append(library)
-    for module in ("slowfast", "x3d"):
-        importlib.import_module(f"pytorchvideo.models.{module}")
-    return importlib.import_module("pytorchvideo.models")
+        if is_own(arch):
+            body = build_own(arch, num_classes=num_classes, channels=channels, clip=clip, dropout=dropout)
+            return OwnNetwork(body, arch, num_classes)
+        every = pathways(arch)
+        frames = tuple(-(-clip.frames // n) for n in every)
+        return VideoNetwork(
+            BODIES[arch](Wanted(num_classes, channels, every, frames, clip.size, dropout)), every
+        )

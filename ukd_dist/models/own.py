@@ -1,0 +1,119 @@
+"""`arch: package.module:function`: a network of the user's.
+
+The function is called with the keyword arguments `num_classes`, `channels`, `clip` (a `clip_config.Clip`) and
+`dropout`, under the training's seed, and returns a torch module that makes logits `[batch, num_classes]` of
+clips `[batch, channels, clip.frames, clip.size, clip.size]`. It sees every decoded frame. Its module must be
+importable wherever a member is trained or used: installed there, on PYTHONPATH, or in Ray's working
+directory. What it computes is no part of a member's id: another network wants another name, or `--replace`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable
+from importlib.machinery import PathFinder
+from typing import TYPE_CHECKING, Any
+
+from ukd_dist.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARGUMENTS = ("num_classes", "channels", "clip", "dropout")
+_FORM = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z_]\w*)")
+_PLACES = "install it, set PYTHONPATH, or submit it in Ray's working directory"
+
+
+def is_own(arch: str) -> bool:
+    """Whether `arch` names a function of the user's instead of a network of ours."""
+    return ":" in arch
+
+
+def check_own(arch: str) -> None:
+    """Refuse a name of another form, or a module that is not there; nothing of the user's is run.
+
+    Raises:
+        UsageError: As said.
+    """
+    module, _ = _parts(arch)
+    path = None
+    for end in range(1, module.count(".") + 2):
+        name = ".".join(module.split(".")[:end])
+        spec = PathFinder.find_spec(name, path)
+        if spec is None:
+            raise UsageError(
+                f"arch {arch}: there is no module {name}",
+                expected="a module that Python finds here and on every node",
+                action=f"correct arch, or {_PLACES}",
+            )
+        path = spec.submodule_search_locations
+
+
+def build_own(arch: str, **arguments: Any) -> nn.Module:
+    """What the function returns.
+
+    Args:
+        arch: package.module:function.
+        arguments: Those of `ARGUMENTS`.
+
+    Raises:
+        UsageError: The module does not import, the function is not there, takes other arguments, fails, or
+            returns no torch module.
+    """
+    function = _function(arch)
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise UsageError(
+            f"arch {arch}: {error}",
+            expected=f"a function that takes the keyword arguments {', '.join(ARGUMENTS)}",
+            action="give it these, or **others",
+        ) from error
+    return _module(arch, function(**arguments))
+
+
+def _parts(arch: str) -> tuple[str, str]:
+    found = _FORM.fullmatch(arch)
+    if not found:
+        raise UsageError(
+            f"arch {arch} is not of the form package.module:function",
+            expected="a module and a function of it, as in mynets.wide:network",
+            action="correct arch",
+        )
+    return found["module"], found["function"]
+
+
+def _function(arch: str) -> Callable[..., Any]:
+    name, function = _parts(arch)
+    try:
+        module = pkgutil.resolve_name(f"{name}:")
+    except ImportError as error:
+        raise UsageError(
+            f"arch {arch} does not import: {error}",
+            expected="a module that Python finds here and on every node, with all that it imports",
+            action=f"correct it, or {_PLACES}",
+        ) from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        wrong = "has no" if found is None else "holds something that cannot be called as"
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise UsageError(
+            f"arch {arch}: module {name} {wrong} {function}",
+            expected=f"a function that returns a network, one of {', '.join(known) or 'which there is none'}",
+            action="correct arch",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _module(arch: str, found: object) -> nn.Module:
+    from torch import nn
+
+    if not isinstance(found, nn.Module):
+        raise UsageError(
+            f"arch {arch} returned {type(found).__name__}",
+            expected="a torch.nn.Module",
+            action="return the network itself",
+        )
+    return found
