@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ukd_dist.settings import SettingsError
 
@@ -38,9 +39,14 @@ def check_form(init: str) -> str:
     return init
 
 
-def absolute(init: str) -> str:
-    """`init` with an absolute path where it is one."""
-    return str(Path(init).absolute()) if _is_path(init) else init
+def with_absolute_path(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of an experiment file, its grid not expanded yet, with absolute paths where `init` has any."""
+    found = dict(entry)
+    if "init" in entry:
+        found["init"] = _absolute(entry["init"])
+    if isinstance(grid := entry.get("grid"), dict) and isinstance(inits := grid.get("init"), list):
+        found["grid"] = {**grid, "init": [_absolute(init) for init in inits]}
+    return found
 
 
 def parent_of(init: str) -> str:
@@ -75,6 +81,11 @@ def generations(inits: Mapping[str, str]) -> list[list[str]]:
     for member in inits:
         found[depths[member]].append(member)
     return found
+
+
+def _absolute(init: Any) -> Any:
+    """Whatever a file says, which nobody has checked yet."""
+    return str(Path(init).absolute()) if isinstance(init, str) and _is_path(init) else init
 
 
 def _is_path(init: str) -> bool:

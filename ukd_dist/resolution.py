@@ -26,7 +26,7 @@ from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
 from ukd_dist.expansion import expand, validate
 from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content, digest
-from ukd_dist.initial import absolute
+from ukd_dist.initial import with_absolute_path
 from ukd_dist.selection import check_selection, online_teachers, selected
 from ukd_dist.target_config import Combination, Target
 from ukd_dist.training_config import NO_TARGETS, ONLINE, Student, Teacher
@@ -71,8 +71,8 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     file = validate(ExperimentFile, document, where, ())
     file = file.model_copy(
         update={
-            "teachers": _with_absolute_init(file.teachers),
-            "students": _with_absolute_init(file.students),
+            "teachers": _with_absolute_init(file.teachers, "fleet"),
+            "students": _with_absolute_init(file.students, "runs"),
         }
     )
     data = _with_absolute_paths(file.data)
@@ -140,27 +140,10 @@ def _with_absolute_paths(data: Data) -> Data:
     return data.model_copy(update=known)
 
 
-def _with_absolute_init(members: AnyExpandable) -> AnyExpandable:
-    """Absolute paths of the files that members start from, in entries that are not expanded yet."""
-    section = "fleet" if isinstance(members, Teachers) else "runs"
-    entries = [
-        {**_absolute_init(entry), **({"grid": grid} if (grid := _absolute_init(entry.get("grid"))) else {})}
-        for entry in getattr(members, section)
-    ]
-    return members.model_copy(update={"defaults": _absolute_init(members.defaults), section: entries})
-
-
-def _absolute_init(settings: Any) -> Any:
-    """A mapping with its `init`, one or a grid's list, made absolute; anything else as it is."""
-    if not isinstance(settings, dict) or "init" not in settings:
-        return settings
-    init = settings["init"]
-    values = [absolute(value) if isinstance(value, str) else value for value in _listed(init)]
-    return {**settings, "init": values if isinstance(init, list) else values[0]}
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _with_absolute_init(members: AnyExpandable, section: str) -> AnyExpandable:
+    """Absolute paths of the files that members start from, in the defaults and entries of a section."""
+    entries = [with_absolute_path(entry) for entry in getattr(members, section)]
+    return members.model_copy(update={"defaults": with_absolute_path(members.defaults), section: entries})
 
 
 def _absolute(shards: str | None) -> str | None:

@@ -136,11 +136,68 @@ def slow_r50() -> Shapes:
     return residual(50, stem=(1, 7, 7), a=lambda stage, _: 3 if stage > 3 else 1)
 
 
-def pytorchvideo(place: Place, *, pooled: bool = False, parallel: bool = False) -> str:
+def tpn_neck() -> dict[str, tuple[int, ...]]:
+    """TPN's neck by mmaction2's names, without the classifier that only its training has."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, *shape: int, norm: bool = True) -> None:
+        shapes[f"neck.{name}.conv.weight"] = shape
+        if norm:
+            shapes.update({f"neck.{name}.bn.{what}": (shape[0],) for what in NORM})
+
+    for direction in (1, 2):
+        for level in (0, 1):
+            conv(f"level_fusion_{direction}.downsamples.{level}.conv", 1024, 1024 // 32, 1, 1, 1)
+        conv(f"level_fusion_{direction}.fusion_conv", 2048, 2048, 1, 1, 1)
+    conv("spatial_modulation.spatial_modulation.0.0", 2048, 1024, 1, 3, 3)
+    for level in (0, 1):
+        conv(f"temporal_modulation_ops.{level}.conv", 1024, 2048 // 32, 3, 1, 1, norm=False)
+    conv("downsample_ops.0.conv", 1024, 1024, 3, 1, 1, norm=False)
+    conv("pyramid_fusion", 2048, 4096, 1, 1, 1)
+    return shapes
+
+
+def tpn_auxiliary() -> dict[str, tuple[int, ...]]:
+    """The classifier beside TPN's neck."""
+    norm = {f"neck.aux_head.conv.bn.{what}": (2048,) for what in NORM}
+    fc = {"neck.aux_head.fc.weight": (400, 2048), "neck.aux_head.fc.bias": (400,)}
+    return {"neck.aux_head.conv.conv.weight": (2048, 1024, 1, 3, 3), **norm, **fc}
+
+
+def pyslowfast_x3d(name: str) -> str:
+    """PySlowFast's name of an X3D's tensor, given pytorchvideo's, whose stem calls space time."""
+    stem = {"conv.conv_t": "conv_xy", "conv.conv_xy": "conv", "norm": "bn"}
+    tail = {
+        "pool.pre_conv": "conv_5",
+        "pool.pre_norm": "conv_5_bn",
+        "pool.post_conv": "lin_5",
+        "proj": "projection",
+    }
+    inside = {
+        "branch1_conv": "branch1",
+        "branch1_norm": "branch1_bn",
+        "branch2.norm_b.0": "branch2.b_bn",
+        "branch2.norm_b.1.block.0": "branch2.se.fc1",
+        "branch2.norm_b.1.block.2": "branch2.se.fc2",
+        **{f"branch2.conv_{letter}": f"branch2.{letter}" for letter in "abc"},
+        **{f"branch2.norm_{letter}": f"branch2.{letter}_bn" for letter in "ac"},
+    }
+    _, block, *middle, what = name.split(".")
+    if block == "0":
+        return f"s1.pathway0_stem.{stem['.'.join(middle)]}.{what}"
+    if block == "5":
+        return f"head.{tail['.'.join(middle)]}.{what}"
+    return f"s{int(block) + 1}.pathway0_res{middle[1]}.{inside['.'.join(middle[2:])]}.{what}"
+
+
+def pytorchvideo(
+    place: Place, *, pooled: bool = False, parallel: bool = False, preserved: bool = False
+) -> str:
     """The names of ours.
 
     Args:
         place: The place.
+        preserved: Of ip-CSN, where the second convolution is the last of three layers.
         pooled: A pooling after stage 2 counts as a block (c2d, i3d).
         parallel: There are two pathways.
     """
@@ -159,14 +216,11 @@ def pytorchvideo(place: Place, *, pooled: bool = False, parallel: bool = False) 
     prefix += f"res_blocks.{place.block}."
     if place.part == "shortcut":
         return f"{prefix}branch1_{place.kind}.{place.what}"
+    if place.part == "b" and place.kind == "conv" and preserved:
+        return f"{prefix}branch2.conv_b.2.{place.what}"
     if place.part == "pointwise":
         return f"{prefix}branch2.conv_b.{0 if place.kind == 'conv' else 1}.{place.what}"
     return f"{prefix}branch2.{place.kind}_{place.part}.{place.what}"
-
-
-def depthwise_last(name: str) -> str:
-    """Of ip-CSN, where the second convolution is the last of three layers."""
-    return name.replace("conv_b.weight", "conv_b.2.weight")
 
 
 def pyslowfast(place: Place) -> str:

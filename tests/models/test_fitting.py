@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,29 +18,48 @@ from ukd_dist.models.fitting import classifier_of, fit
 from ukd_dist.models.networks import build
 
 CLIP = Clip(frames=64, size=64, short_side=(64, 64))
-RESIDUAL: dict[str, tuple[str, str, Callable[[], Shapes], Naming, Naming]] = {
-    "PyTorchVideo": (
-        "slowfast_r50_4x16",
-        "our",
-        checkpoints.slowfast_r50,
-        partial(checkpoints.pytorchvideo, parallel=True),
-        partial(checkpoints.pytorchvideo, parallel=True),
-    ),
-    "PySlowFast": (
-        "slowfast_r50_4x16",
-        "PySlowFast's",
-        checkpoints.slowfast_r50,
-        checkpoints.pyslowfast,
-        partial(checkpoints.pytorchvideo, parallel=True),
-    ),
-    "PySlowFast's Caffe2": (
-        "slowfast_r50_4x16",
-        "Caffe2's",
-        checkpoints.slowfast_r50,
-        checkpoints.caffe2,
-        partial(checkpoints.pytorchvideo, parallel=True),
-    ),
-}
+OWN = """
+from torch import nn
+
+class Wide(nn.Module):
+    def __init__(self, num_classes, channels):
+        super().__init__()
+        self.conv = nn.Conv3d(channels, 4, 1, bias=False)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, clips):
+        return self.fc(self.conv(clips).mean((2, 3, 4)))
+
+def network(num_classes, channels, **_):
+    return Wide(num_classes, channels)
+"""
+PARALLEL = partial(checkpoints.pytorchvideo, parallel=True)
+POOLED = partial(checkpoints.pytorchvideo, pooled=True)
+IR = checkpoints.pytorchvideo
+IP = partial(checkpoints.pytorchvideo, preserved=True)
+IR_SHAPES = partial(checkpoints.csn_r152, preserved=False)
+IP_SHAPES = partial(checkpoints.csn_r152, preserved=True)
+
+# The network, whose names the checkpoint has, its places, its names of them, and ours.
+RESIDUAL: list[tuple[str, str, Callable[[], Shapes], Naming, Naming]] = [
+    ("slowfast_r50_4x16", "our", checkpoints.slowfast_r50, PARALLEL, PARALLEL),
+    ("slowfast_r50_4x16", "PySlowFast's", checkpoints.slowfast_r50, checkpoints.pyslowfast, PARALLEL),
+    ("slowfast_r50_4x16", "Caffe2's", checkpoints.slowfast_r50, checkpoints.caffe2, PARALLEL),
+    ("i3d_nl_r50", "Caffe2's", checkpoints.i3d_nl_r50, checkpoints.caffe2, POOLED),
+    ("i3d_nl_r50", "PySlowFast's", checkpoints.i3d_nl_r50, checkpoints.pyslowfast, POOLED),
+    ("ircsn_r152", "MMAction2's", IR_SHAPES, partial(checkpoints.mmaction2_csn, preserved=False), IR),
+    ("ircsn_r152", "VMZ's", IR_SHAPES, partial(checkpoints.vmz, preserved=False), IR),
+    ("ircsn_r152", "VMZ's Caffe2's", IR_SHAPES, partial(checkpoints.vmz_caffe2, preserved=False), IR),
+    ("ipcsn_r152", "MMAction2's", IP_SHAPES, partial(checkpoints.mmaction2_csn, preserved=True), IP),
+    ("ipcsn_r152", "VMZ's", IP_SHAPES, partial(checkpoints.vmz, preserved=True), IP),
+    ("ipcsn_r152", "VMZ's Caffe2's", IP_SHAPES, partial(checkpoints.vmz_caffe2, preserved=True), IP),
+]
+
+
+@lru_cache(maxsize=1)
+def built(arch: str) -> nn.Module:
+    """A network that nobody changes."""
+    return network(arch)
 
 
 def network(arch: str, channels: int = 3, num_classes: int = 11, clip: Clip = CLIP) -> nn.Module:
@@ -67,20 +87,92 @@ def theirs() -> dict[str, torch.Tensor]:
     return checkpoints.numbered(checkpoints.slowfast_r50(), checkpoints.pyslowfast)
 
 
-@pytest.mark.parametrize("system", RESIDUAL)
-def test_every_tensor_of_a_published_form_finds_its_place(system: str) -> None:
-    arch, name, shapes, theirs, ours = RESIDUAL[system]
-    model = network(arch)
+@pytest.mark.parametrize(
+    ("arch", "system", "shapes", "theirs", "ours"),
+    RESIDUAL,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_tensor_of_a_published_form_finds_its_place(
+    arch: str, system: str, shapes: Callable[[], Shapes], theirs: Naming, ours: Naming
+) -> None:
+    model = built(arch)
     wanted = checkpoints.numbered(shapes(), lambda place: f"body.{ours(place)}")
     head = classifier_of(model)
 
     found, report = fit(model, checkpoints.numbered(shapes(), theirs), channels=3, where="theirs.pth")
 
-    assert report.system == name
+    assert report.system == system
     assert (report.missing, report.misshapen, report.unknown) == ((), (), ())
     assert found.keys() == wanted.keys() - head
     assert all(torch.equal(found[key], wanted[key]) for key in found)
     assert report.loaded == len(found) == len(wanted) - len(head)
+
+
+def test_tpns_backbone_is_renamed_and_its_neck_keeps_its_names() -> None:
+    backbone = checkpoints.numbered(checkpoints.slow_r50(), checkpoints.mmaction2)
+    ours = checkpoints.numbered(
+        checkpoints.slow_r50(), lambda place: f"body.{checkpoints.pytorchvideo(place)}"
+    )
+    head = {"cls_head.fc_cls.weight": (400, 2048), "cls_head.fc_cls.bias": (400,)}
+    rest = {**checkpoints.tpn_neck(), **head, **checkpoints.tpn_auxiliary()}
+    neck = {name: torch.full(shape, float(number)) for number, (name, shape) in enumerate(rest.items())}
+
+    found, report = fit(network("tpn_r50"), backbone | neck, channels=3, where="theirs.pth")
+
+    assert (report.missing, report.misshapen) == ((), ())
+    assert set(report.unknown) == set(checkpoints.tpn_auxiliary())
+    assert set(report.head) == {f"body.{name}" for name in head}
+    assert found.keys() == ours.keys() | {f"body.{name}" for name in checkpoints.tpn_neck()}
+    assert all(torch.equal(found[name], ours[name]) for name in ours)
+    assert all(torch.equal(found[f"body.{name}"], neck[name]) for name in checkpoints.tpn_neck())
+
+
+def test_x3ds_stem_squeeze_and_excitation_and_head_are_found() -> None:
+    model = network("x3d_s")
+    own = {
+        name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")
+    }
+    tensors = {checkpoints.pyslowfast_x3d(name.removeprefix("body.")): own[name] for name in own}
+    assert len(tensors) == len(own)
+    assert {"s1.pathway0_stem.conv_xy.weight", "s2.pathway0_res0.branch2.se.fc1.bias"} < tensors.keys()
+
+    found, report = fit(model, tensors, channels=3, where="theirs.pth")
+
+    assert (report.system, report.missing, report.misshapen, report.unknown) == ("PySlowFast's", (), (), ())
+    assert found.keys() == own.keys() - set(report.head)
+    assert all(torch.equal(found[name], own[name]) for name in found)
+
+
+def test_position_embeddings_are_interpolated_to_another_clip() -> None:
+    clips = [Clip(frames=f, size=s, short_side=(s, s)) for f, s in ((32, 96), (16, 64))]
+    published, model = (network("mvit_b_16x4", clip=clip) for clip in clips)
+    tensors = {name.removeprefix("body."): value for name, value in published.state_dict().items()}
+    space, time = (f"cls_positional_encoding.pos_embed_{kind}" for kind in ("spatial", "temporal"))
+    tensors[space] = torch.arange(24.0).expand(24, 24).reshape(1, 576, 1).repeat(1, 1, 96)
+    tensors[time] = torch.arange(8.0).reshape(1, 8, 1).repeat(1, 1, 96)
+
+    found, report = fit(model, tensors, channels=3, where="theirs.pth")
+
+    assert report.interpolated == (f"body.{space}", f"body.{time}")
+    assert "2 position embeddings interpolated" in str(report)
+    assert report.misshapen == ()
+    columns = found[f"body.{space}"][0, :, 0].reshape(16, 16)
+    torch.testing.assert_close(columns[:, 4:12], (torch.arange(4.0, 12) * 1.5 + 0.25).expand(16, 8))
+    torch.testing.assert_close(found[f"body.{time}"][0, :, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]))
+
+
+def test_a_network_of_the_users_takes_its_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wide.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = network("wide:network")
+    tensors = {
+        "conv.weight": torch.ones(4, 3, 1, 1, 1),
+        "fc.weight": torch.ones(400, 4),
+        "fc.bias": torch.ones(400),
+    }
+    found, report = fit(model, tensors, channels=3, where="theirs.pth")
+    assert found.keys() == {"body.conv.weight"}
+    assert (report.head, report.missing, report.unknown) == (("body.fc.weight", "body.fc.bias"), (), ())
 
 
 def test_the_classifier_stays_as_it_was_drawn(slowfast: nn.Module, theirs: dict[str, torch.Tensor]) -> None:

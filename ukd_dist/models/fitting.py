@@ -143,7 +143,7 @@ def _interpolated(value: torch.Tensor, places: int, square: bool) -> torch.Tenso
         return interpolate(value.mT, places, mode="linear", align_corners=False).mT
     side, wanted = math.isqrt(value.shape[1]), math.isqrt(places)
     grid = value.mT.reshape(1, -1, side, side)
-    return interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False).flatten(2).mT
+    return interpolate(grid, (wanted, wanted), mode="bilinear", align_corners=False).flatten(2).mT
 
 
 def _differs_in(value: torch.Tensor, wanted: torch.Size, dimension: int) -> bool:

@@ -206,28 +206,28 @@ def _vmz_caffe2(names: Collection[str], layout: Layout) -> Names:
 
     def rule(name: str, layout: Layout) -> str | None:
         if match := re.fullmatch(r"conv1_(spatbn_relu_)?(\w+)", name):
-            return _caffe2_part(layout.stem(), "norm" if match[1] else "conv", match[2])
+            return _blob(layout.stem(), "norm" if match[1] else "conv", match[2], norm=bool(match[1]))
         if match := re.fullmatch(r"shortcut_projection_(\d+)_(spatbn_)?(\w+)", name):
-            place = layout.block(*places[int(match[1])])
-            return _caffe2_part(place, "branch1_norm" if match[2] else "branch1_conv", match[3])
+            part = "branch1_norm" if match[2] else "branch1_conv"
+            return _blob(layout.block(*places[int(match[1])]), part, match[3], norm=bool(match[2]))
         if match := re.fullmatch(r"comp_(\d+)_(conv|spatbn)_(\d)_(middle_)?(\w+)", name):
-            place = f"{layout.block(*places[int(match[1])])}branch2."
-            letter, is_norm = letters.get(match[3], ""), match[2] == "spatbn"
+            norm, letter = match[2] == "spatbn", letters.get(match[3], "")
+            part = f"norm_{letter}" if norm else f"conv_{letter}"
             if match[4]:
-                part = layout.middle[1 if is_norm else 0]
-            else:
-                part = layout.middle[-1] if (letter, is_norm) == ("b", False) else f"conv_{letter}"
-                part = f"norm_{letter}" if is_norm else part
-            return _caffe2_part(place, part, match[5])
+                part = layout.middle[1 if norm else 0]
+            elif part == "conv_b":
+                part = layout.middle[-1]
+            place = f"{layout.block(*places[int(match[1])])}branch2."
+            return _blob(place, part, match[5], norm=norm)
         if match := re.fullmatch(r"last_out_L\d+_([wb])", name):
-            return f"{layout.head}proj.{_CAFFE2_CONV[match[1]]}"
+            return _blob(layout.head, "proj", match[1], norm=False)
         return None
 
     return _each(rule)(names, layout)
 
 
-def _caffe2_part(place: str, part: str, ending: str) -> str | None:
-    kind = _CAFFE2_NORM if "norm" in part else _CAFFE2_CONV
+def _blob(place: str, part: str, ending: str, *, norm: bool) -> str | None:
+    kind = _CAFFE2_NORM if norm else _CAFFE2_CONV
     return f"{place}{part}.{kind[ending]}" if ending in kind else None
 
 

@@ -180,7 +180,7 @@ def student_inputs(run: RunDirectory, member: StudentMember) -> dict[str, str]:
     """Digests of what a student learns from.
 
     Raises:
-        DataError: Its target is not there, its initial weights, or a teacher that it keeps in memory.
+        DataError: Its target is not there, or a teacher that it keeps in memory.
     """
     initial = initial_inputs(run, member.settings, run.student(member.id))
     inputs = {"shards": shards_digest(run), **initial, **weights_digests(run, member)}

@@ -95,11 +95,11 @@ def _unfinished(
     Whose parent failed joins the failed.
     """
     digest = shards_digest(context.run)
-    for member in generation:
+    begun = [m for m in generation if manifest.read(context.run.teacher(m.id)) is None]
+    for member in begun:
         if (parent := parent_of(member.settings.init)) in failed:
             failed[member.id] = _orphan(member.id, parent, failed[parent])
-    able = [m for m in generation if m.id not in failed]
-    prepare(context, [m.settings for m in able if manifest.read(context.run.teacher(m.id)) is None])
+    prepare(context, [member.settings for member in begun if member.id not in failed])
     return [m for m in generation if m.id in failed or not _is_finished(context, m, digest)]
 
 
@@ -150,10 +150,8 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
     save_weights(model, attempt / WEIGHTS)
     capture = Capture(model, shards, settings, attempt, heart, work.checkpoint_seconds)
     checks = _capture(capture, shards, rows_trained_on(shards, settings))
-    files, inputs = (
-        [WEIGHTS, HISTORY, *checks],
-        teacher_inputs(RunDirectory(work.root), work.member, shards.digest),
-    )
+    files = [WEIGHTS, HISTORY, *checks]
+    inputs = teacher_inputs(RunDirectory(work.root), work.member, shards.digest)
     return manifest.commit(attempt, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
 
 
