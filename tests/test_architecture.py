@@ -66,8 +66,8 @@ KNOWS = {
     "stages": {"vocabulary", "method", "models", "data", "training", "cluster"},
     "pipeline": {"vocabulary", "models", "data", "cluster", "stages"},
     "doctor": {"vocabulary", "data"},
-    "printing": {"vocabulary", "stages", "doctor"},
-    "cli": {"vocabulary", "data", "cluster", "stages", "pipeline", "doctor", "printing"},
+    "printing": {"vocabulary", "models", "stages", "doctor"},
+    "cli": {"vocabulary", "models", "data", "cluster", "stages", "pipeline", "doctor", "printing"},
 }
 
 INSIDE_FUNCTIONS = {

@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ukd_dist.doctor import Finding
+    from ukd_dist.models.overview import Overview
     from ukd_dist.stages.garbage import Collection
     from ukd_dist.stages.plan import Plan
     from ukd_dist.stages.predict import Prediction
@@ -41,6 +42,20 @@ def print_prediction(prediction: Prediction, as_json: bool) -> None:
         return
     rest = ", ".join(f"{share.class_name} {share.probability:.1%}" for share in others)
     print(f"{prediction.video}: {first.class_name} {first.probability:.1%} ({rest})", flush=True)
+
+
+def print_networks(networks: Sequence[Overview], as_json: bool) -> None:
+    """Print a line of each network, however narrow the terminal is."""
+    if as_json:
+        print_records(networks, as_json)
+        return
+    lines = [["name", "parameters", "GMACs", "of a clip", "frames seen", "builder", "kinetics400", "source"]]
+    for n in networks:
+        seen = " + ".join("all" if every == 1 else f"1 in {every}" for every in n.every)
+        clip = f"{n.frames} x {n.size} x {n.size}"
+        figures = f"{n.parameters / 1e6:.2f} M", f"{n.gmacs:.4g}"
+        lines.append([n.name, *figures, clip, seen, n.builder, n.pretrained or "-", n.source])
+    _print_aligned(lines, right=(1, 2))
 
 
 def print_study(study: Study) -> None:

@@ -25,7 +25,7 @@ ONLINE = "online"
 class Training(Settings):
     """What determines one network's training."""
 
-    arch: str = Field(description="network by name (see ukd_dist.models)")
+    arch: str = Field(description="network by name (`ukd models`), or package.module:function")
     modality: Modality = Field(description="component that the network sees")
     seed: int = Field(0, ge=0, description="seed of weights, order, views and dropout")
     init: str = Field(

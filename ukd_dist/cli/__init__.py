@@ -31,6 +31,7 @@ def _assemble() -> typer.Typer:
         inspection.report,
         inspection.verify,
         costs.gc,
+        networks.models,
         networks.predict,
         networks.export,
         runs.submit,

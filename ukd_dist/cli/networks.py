@@ -1,4 +1,4 @@
-"""Commands that take a finished network: it classifies videos, or leaves as an ONNX file."""
+"""Commands about networks: which there are; a finished one classifies videos, or leaves as an ONNX file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json
-from ukd_dist.errors import DataError, UkdError
-from ukd_dist.printing import print_answer, print_prediction
+from ukd_dist.errors import DataError, UkdError, UsageError
+from ukd_dist.printing import print_answer, print_networks, print_prediction
 
 Member = Annotated[
     Path, typer.Argument(metavar="STUDENT", help="ROOT/students/ID, or a teacher's ROOT/teachers/ID")
@@ -20,6 +20,31 @@ Member = Annotated[
 
 
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|package.module:function]", help="count this one; default: list all"),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="decoded frames of the clip that NAME is counted for")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=16, help="side of that clip, pixels")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the networks: parameters, GMACs of a clip, how they sample it, where they are from."""
+    with answering(debug):
+        from ukd_dist.models.overview import counted, overview
+
+        if name is None and (frames or size):
+            raise UsageError(
+                "--frames or --size of no network",
+                expected="a NAME that is counted for such a clip",
+                action="name one, or leave the option out",
+            )
+        print_networks([counted(name, frames, size)] if name else overview(), as_json)
 
 
 def predict(

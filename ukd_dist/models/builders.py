@@ -170,18 +170,21 @@ def _x3d(wanted: Wanted, **expansion: Any) -> nn.Module:
 
 def _mvit(wanted: Wanted) -> nn.Module:
     """MViT-B: 16 blocks; the 2nd, 4th and 15th halve height and width, and double channels and heads."""
-    body: nn.Module = pytorchvideo().vision_transformers.create_multiscale_vision_transformers(
-        spatial_size=wanted.size,
-        temporal_size=wanted.frames[0],
-        input_channels=wanted.channels,
-        embed_dim_mul=[[1, 2.0], [3, 2.0], [14, 2.0]],
-        atten_head_mul=[[1, 2.0], [3, 2.0], [14, 2.0]],
-        pool_q_stride_size=[[1, 1, 2, 2], [3, 1, 2, 2], [14, 1, 2, 2]],
-        pool_kv_stride_adaptive=[1, 8, 8],
-        pool_kvq_kernel=[3, 3, 3],
-        head_dropout_rate=wanted.dropout,
-        head_num_classes=wanted.num_classes,
-    )
+    create = pytorchvideo().vision_transformers.create_multiscale_vision_transformers
+    doubled = [[1, 2.0], [3, 2.0], [14, 2.0]]
+    with torch.device("cpu"):  # the builder computes widths with tensors, which `meta` would not
+        body: nn.Module = create(
+            spatial_size=wanted.size,
+            temporal_size=wanted.frames[0],
+            input_channels=wanted.channels,
+            embed_dim_mul=doubled,
+            atten_head_mul=doubled,
+            pool_q_stride_size=[[1, 1, 2, 2], [3, 1, 2, 2], [14, 1, 2, 2]],
+            pool_kv_stride_adaptive=[1, 8, 8],
+            pool_kvq_kernel=[3, 3, 3],
+            head_dropout_rate=wanted.dropout,
+            head_num_classes=wanted.num_classes,
+        )
     return body
 
 

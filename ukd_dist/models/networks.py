@@ -27,8 +27,8 @@ class VideoNetwork(nn.Module):
 
     def forward(self, clips_bcthw: torch.Tensor) -> torch.Tensor:
         """Logits `[batch, classes]` of clips `[batch, channels, frames, height, width]`."""
-        pathways = [clips_bcthw[:, :, ::n] for n in self.every]
-        logits: torch.Tensor = self.body(pathways[0] if len(pathways) == 1 else pathways)
+        seen = [clips_bcthw[:, :, ::n] for n in self.every]
+        logits: torch.Tensor = self.body(seen[0] if len(seen) == 1 else seen)
         return logits
 
 

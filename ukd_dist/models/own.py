@@ -13,7 +13,8 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ukd_dist.errors import UsageError
@@ -38,17 +39,24 @@ def check_own(arch: str) -> None:
         UsageError: As said.
     """
     module, _ = _parts(arch)
-    path = None
-    for end in range(1, module.count(".") + 2):
-        name = ".".join(module.split(".")[:end])
-        spec = PathFinder.find_spec(name, path)
+    package, *inner = module.split(".")
+    spec = _found(package)
+    for name in inner:
         if spec is None:
-            raise UsageError(
-                f"arch {arch}: there is no module {name}",
-                expected="a module that Python finds here and on every node",
-                action=f"correct arch, or {_PLACES}",
-            )
-        path = spec.submodule_search_locations
+            break
+        package = f"{package}.{name}"
+        spec = PathFinder.find_spec(package, spec.submodule_search_locations or [])
+    if spec is None:
+        raise UsageError(
+            f"arch {arch}: there is no module {package}",
+            expected="a module that Python finds here and on every node",
+            action=f"correct arch, or {_PLACES}",
+        )
+
+
+def _found(package: str) -> ModuleSpec | None:
+    """Where a top-level package is, which is found without importing it; __main__ is another on each node."""
+    return None if package == "__main__" else find_spec(package)
 
 
 def build_own(arch: str, **arguments: Any) -> nn.Module:
@@ -71,7 +79,10 @@ def build_own(arch: str, **arguments: Any) -> nn.Module:
             expected=f"a function that takes the keyword arguments {', '.join(ARGUMENTS)}",
             action="give it these, or **others",
         ) from error
-    return _module(arch, function(**arguments))
+    import torch
+
+    with torch.device("cpu"):  # whatever the device of the caller, who may only count
+        return _module(arch, function(**arguments))
 
 
 def _parts(arch: str) -> tuple[str, str]:

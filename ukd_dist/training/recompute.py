@@ -1,4 +1,4 @@
-"""Activation checkpointing: residual blocks keep their input alone, and are computed again when needed."""
+"""Activation checkpointing: blocks keep their input alone, and are computed again when needed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,31 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 from torch.nn.modules.batchnorm import _BatchNorm
 
-BLOCK = "ResBlock"  # pytorchvideo's, of which all its residual networks are made
+from ukd_dist.errors import UsageError
+
+# pytorchvideo's, of which all networks of ours are made: residual ones, non-local ones, and MViT's.
+BLOCKS = {"ResBlock", "NonLocal", "MultiScaleBlock"}
 
 
 def recompute_activations(network: nn.Module) -> None:
-    """Wrap every residual block, in place. Names of weights and buffers stay, and so do all results.
+    """Wrap every block, in place. Names of weights and buffers stay, and so do all results.
 
     Batch-norm statistics are taken in the forward pass alone.
+
+    Raises:
+        UsageError: The network, one of the user's, has none of these blocks.
     """
-    apply_activation_checkpointing(
-        network, checkpoint_wrapper_fn=_wrapped, check_fn=lambda module: type(module).__name__ == BLOCK
-    )
+    if not any(map(_is_block, network.modules())):
+        raise UsageError(
+            "recompute: true of a network without blocks that are known here",
+            expected=f"blocks of pytorchvideo's: {', '.join(sorted(BLOCKS))}",
+            action="leave recompute out, or use torch.utils.checkpoint in the network itself",
+        )
+    apply_activation_checkpointing(network, checkpoint_wrapper_fn=_wrapped, check_fn=_is_block)
+
+
+def _is_block(module: nn.Module) -> bool:
+    return type(module).__name__ in BLOCKS
 
 
 def _wrapped(block: nn.Module) -> nn.Module:
