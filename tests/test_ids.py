@@ -36,6 +36,7 @@ def test_ids_differ_among_all_members() -> None:
 
 # Of every setting, a value that the study does not hold: a new setting has to be thought of here.
 OTHER = {
+    "init": "/nets/theirs.pth",
     "arch": "slowfast_r50_4x16",
     "modality": "flow",
     "seed": 8,

@@ -2,18 +2,23 @@
 
 Of views: a teacher's logits speak of the frames, crop and flip that it saw. The teachers of one target must
 have seen the same, and a student that gets a target for each view must see exactly that view. Of folds,
-modalities, fusions, published figures and shards from a store: what one part names, another must have.
+modalities, fusions, published figures, first weights and shards from a store: what one part names, another
+must have.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.config import Evaluate
 from ukd_dist.data_config import AVERAGE, Data
 from ukd_dist.errors import UsageError
+from ukd_dist.initial import file_of, parent_of
+from ukd_dist.manifest import FILENAME
 from ukd_dist.target_config import Target
 from ukd_dist.training_config import Student, Teacher, Training
 
@@ -167,6 +172,47 @@ def check_place(data: Data, cluster: Cluster, where: str) -> None:
             expected="a folder on every node's own disk with room for a copy of the shards",
             action="set cluster.shard_cache",
         )
+
+
+def check_init(
+    root: Path, fleet: Mapping[str, Teacher], imported: Sequence[str], students: Sequence[Student], where: str
+) -> None:
+    """Refuse members that start from nobody's weights, and students that start from a teacher's.
+
+    Args:
+        root: The run directory, where a teacher of an earlier experiment may be finished.
+        fleet: The teachers that are trained, by id.
+        imported: Ids of those from elsewhere, which have no weights.
+        students: The students.
+        where: Names the file in messages.
+
+    Raises:
+        UsageError: There is such a member; names the first.
+    """
+    finished = [path.parent.name for path in sorted(root.glob(f"teachers/*/{FILENAME}"))]
+    for id_, teacher in fleet.items():
+        parent = parent_of(teacher.init)
+        if parent in fleet and fleet[parent].arch != teacher.arch:
+            raise UsageError(
+                f"{where}: teacher {id_} starts from {parent}, which is a {fleet[parent].arch}",
+                expected=f"another {teacher.arch}",
+                action="give it the same arch",
+            )
+        known = [*fleet, *(name for name in finished if name not in imported)]
+        if parent and parent not in known:
+            nearest = difflib.get_close_matches(parent, known, n=1)
+            raise UsageError(
+                f"{where}: teacher {id_} starts from member {parent}, which has no weights here",
+                expected="a teacher of the fleet, or a finished one in the root",
+                action=f"did you mean member:{nearest[0]}?" if nearest else "see `ukd status ROOT`",
+            )
+    for student in students:
+        if (path := file_of(student.init)) and path.is_relative_to(root / "teachers"):
+            raise UsageError(
+                f"{where}: student '{student.name}' starts from the teacher's file {path}",
+                expected="weights that are no teacher's: a student learns from targets alone",
+                action="give it init: kinetics400, or the file of a student",
+            )
 
 
 def check_fusion(

@@ -17,6 +17,7 @@ from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.config import Evaluate, Keep
 from ukd_dist.data_config import Data
+from ukd_dist.initial import NONE
 from ukd_dist.target_config import Combination, Target
 from ukd_dist.training_config import ONLINE, Student, Teacher, Training
 
@@ -131,9 +132,11 @@ def resolved(settings: Training) -> dict[str, Any]:
     """What a manifest or checkpoint records of a training: as `content`, with every default.
 
     Of folds nothing is recorded where none is left out, nor of teachers in memory where there are none, nor
-    of a teacher's ranks where there is one, as before there were such.
+    of a teacher's ranks where there is one, nor of first weights that are drawn, as before there were such.
     """
     none = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
+    if settings.init == NONE:
+        none |= {"init"}
     if getattr(settings, "teachers", None) is None:
         none |= {"teachers", "weighting"}
     if isinstance(settings, Teacher) and settings.workers == 1:

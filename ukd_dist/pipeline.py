@@ -24,14 +24,17 @@ from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError,
 from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.exporter import exporting
+from ukd_dist.initial import KINETICS
 from ukd_dist.metrics import Committed
 from ukd_dist.models.catalogue import check
+from ukd_dist.models.pretrained import published
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
 from ukd_dist.stages.adopt import provide_shards
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import distill
 from ukd_dist.stages.evaluate import evaluate
+from ukd_dist.stages.initial import check_checkpoints
 from ukd_dist.stages.launched import follow, joined, lead, student_named
 from ukd_dist.stages.recompute import recompute
 from ukd_dist.stages.reduce import reduce
@@ -63,6 +66,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     for member in members:
         try:
             check(member.settings.arch, member.settings.clip)
+            if member.settings.init == KINETICS:
+                published(member.settings.arch)
         except UsageError as error:
             problem = f"{path}: {member.id}: {error.problem}"
             raise UsageError(problem, expected=error.expected, action=error.action) from error
@@ -105,6 +110,8 @@ def run(
     data = experiment.data
     if "shard" in stages and data.shards is None and data.source != "synthetic":
         read_source(data)  # what is wrong with the lists is said before anything is written
+    if {"teach", "distill"}.intersection(stages):
+        check_checkpoints(RunDirectory(experiment.root), experiment)
     try:
         with _working(experiment, progress, replace, workers, cluster) as work:
             missing = _work_through(stages, work)

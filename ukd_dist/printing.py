@@ -54,12 +54,12 @@ def print_networks(networks: Sequence[Overview], as_json: bool) -> None:
     if as_json:
         print_answer(as_documents(networks), as_json)
         return
-    lines = [["name", "parameters", "GMACs", "of a clip", "frames seen", "builder", "source"]]
+    lines = [["name", "parameters", "GMACs", "of a clip", "frames seen", "builder", "kinetics400", "source"]]
     for n in networks:
         seen = " + ".join("all" if every == 1 else f"1 in {every}" for every in n.every)
         clip = f"{n.frames} x {n.size} x {n.size}"
         figures = f"{n.parameters / 1e6:.2f} M", f"{n.gmacs:.4g}"
-        lines.append([n.name, *figures, clip, seen, n.builder, n.source])
+        lines.append([n.name, *figures, clip, seen, n.builder, n.pretrained or "-", n.source])
     _print_aligned(lines, right=(1, 2))
 
 

@@ -9,26 +9,30 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ukd_dist.agreement import (
     check_folds,
     check_fusion,
+    check_init,
     check_modalities,
     check_place,
     check_published,
     check_view,
     common_views,
 )
-from ukd_dist.config import ExperimentFile, Teachers
+from ukd_dist.config import Expandable, ExperimentFile, Teachers
 from ukd_dist.data_config import Data, Folds
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
 from ukd_dist.expansion import expand, validate
 from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content, digest
+from ukd_dist.initial import with_absolute_path
 from ukd_dist.selection import check_selection, online_teachers, selected
 from ukd_dist.target_config import Combination, Target
 from ukd_dist.training_config import NO_TARGETS, ONLINE, Student, Teacher
+
+AnyExpandable = TypeVar("AnyExpandable", bound=Expandable)
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Experiment:
@@ -66,6 +70,12 @@ def parse(text: str, where: str, overrides: list[str]) -> Experiment:
 
 def _resolve(document: dict[str, Any], where: str) -> Experiment:
     file = validate(ExperimentFile, document, where, ())
+    file = file.model_copy(
+        update={
+            "teachers": _with_absolute_init(file.teachers, "fleet"),
+            "students": _with_absolute_init(file.students, "runs"),
+        }
+    )
     data = _with_absolute_paths(file.data)
     inherited = {"seed": file.seed, "clip": data.clip.model_dump()}
     views = {"views": data.views.model_dump()}
@@ -86,6 +96,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     trainings: list[Teacher | Student] = [*fleet.values(), *runs]
     check_modalities(data, trainings, where)
     check_place(data, file.cluster, where)
+    check_init(file.root.absolute(), fleet, imported, runs, where)
     check_fusion(file.evaluate, trainings, [*fleet, *(s.id for s in students)], where)
     check_published(file.evaluate, trainings, data.split_names, where)
     whole = file.model_copy(update={"data": data, "root": file.root.absolute()})
@@ -129,6 +140,12 @@ def _with_absolute_paths(data: Data) -> Data:
     videos, classes = data.videos and data.videos.absolute(), data.classes and data.classes.absolute()
     known = {"videos": videos, "classes": classes, "shards": _absolute(data.shards), "splits": splits}
     return data.model_copy(update=known)
+
+
+def _with_absolute_init(members: AnyExpandable, section: str) -> AnyExpandable:
+    """Absolute paths of the files that members start from, in the defaults and entries of a section."""
+    entries = [with_absolute_path(entry) for entry in getattr(members, section)]
+    return members.model_copy(update={"defaults": with_absolute_path(members.defaults), section: entries})
 
 
 def _absolute(shards: str | None) -> str | None:

@@ -59,6 +59,10 @@ class RunDirectory:
         """One teacher's checkpoint, history and logits."""
         return self.root / "teachers" / member_id
 
+    def initial(self, initial_id: str) -> Path:
+        """Initial weights of one network, made of one checkpoint."""
+        return self.root / "init" / initial_id
+
     def target(self, target_id: str) -> Path:
         """One assembled target."""
         return self.root / "targets" / target_id

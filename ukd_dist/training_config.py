@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.cluster_config import Resources
 from ukd_dist.data_config import Folds, Modality
+from ukd_dist.initial import NONE, check_form, parent_of
 from ukd_dist.settings import Name, Settings, SettingsError
 from ukd_dist.target_config import Combination, Selection
 
@@ -27,6 +28,11 @@ class Training(Settings):
     arch: str = Field(description="network by name (`ukd models`), or package.module:function")
     modality: Modality = Field(description="component that the network sees")
     seed: int = Field(0, ge=0, description="seed of weights, order, views and dropout")
+    init: str = Field(
+        NONE,
+        description="first weights: none: drawn; kinetics400: public ones; a checkpoint's path or URL; "
+        "member:ID: a teacher's, its classifier included",
+    )
     epochs: int = Field(30, ge=1, description="passes over the training rows")
     batch_size: int = Field(16, ge=1, description="clips a step, over all ranks")
     accumulate: int = Field(
@@ -82,6 +88,11 @@ class Training(Settings):
         0, description="ZeRO stage: ranks share the optimizer's state (1) and the gradients (2)"
     )
     resources: Resources = Field(default_factory=Resources, description="of each process")
+
+    @field_validator("init")
+    @classmethod
+    def _init_is_known(cls, init: str) -> str:
+        return check_form(init)
 
     @model_validator(mode="after")
     def _shares_are_equal(self) -> Training:
@@ -196,6 +207,17 @@ class Student(Training):
     @classmethod
     def _a_number_of_them(cls, value: Any) -> Any:
         return {"count": value} if isinstance(value, int) else value
+
+    @field_validator("init")
+    @classmethod
+    def _no_members_weights(cls, init: str) -> str:
+        if parent_of(init):
+            raise SettingsError(
+                f"init: {init} of a student",
+                expected="weights that are no member's: a student's training opens no teacher",
+                action="give the path of another student's model.safetensors, or init: kinetics400",
+            )
+        return init
 
     @model_validator(mode="after")
     def _targets_agree(self) -> Student:

@@ -38,6 +38,7 @@ def test_as_json_a_network_has_all_that_is_known_of_it() -> None:
         "every": [1],
         "builder": "pytorchvideo, ukd-dist",
         "source": "Yang et al. 2020, 32x2",
+        "pretrained": "MMAction2",
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ukd_dist.clip_config import Clip
 from ukd_dist.models.catalogue import NETWORKS, Network, pathways
+from ukd_dist.models.pretrained import PRETRAINED
 
 _CLASSES, _CHANNELS = 400, 3
 
@@ -23,6 +24,7 @@ class Overview:
         every: For each pathway, it sees every n-th of these frames.
         builder: Whose code builds it.
         source: Who described it; empty for a network of the user's.
+        pretrained: Whose weights `init: kinetics400` means; empty where none are public.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Overview:
     every: tuple[int, ...]
     builder: str
     source: str
+    pretrained: str
 
 
 def overview() -> list[Overview]:
@@ -74,4 +77,5 @@ def _overview(
     arch: str, network: Network | None, frames: int, size: int, parameters: int, gmacs: float
 ) -> Overview:
     builder, source = (network.builder, network.source) if network else (arch.partition(":")[0], "")
-    return Overview(arch, parameters, gmacs, frames, size, pathways(arch), builder, source)
+    weights = PRETRAINED[arch].source if arch in PRETRAINED else ""
+    return Overview(arch, parameters, gmacs, frames, size, pathways(arch), builder, source, weights)

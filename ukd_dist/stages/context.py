@@ -15,6 +15,7 @@ from ukd_dist.attempts import ATTEMPTS
 from ukd_dist.cluster import Job, RayCluster
 from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment
+from ukd_dist.manifest import Manifest
 from ukd_dist.progress import Bar, Progress
 from ukd_dist.rundir import CHECKPOINTS, RunDirectory
 
@@ -87,6 +88,15 @@ def shards_digest(run: RunDirectory) -> str:
     Raises:
         UsageError: There are none.
     """
+    return finished_shards(run).digest()
+
+
+def finished_shards(run: RunDirectory) -> Manifest:
+    """The manifest of the finished shards.
+
+    Raises:
+        UsageError: There are none.
+    """
     found = manifest.read(run.shards)
     if found is None:
         raise UsageError(
@@ -94,4 +104,4 @@ def shards_digest(run: RunDirectory) -> str:
             expected="a manifest",
             action="make them with `ukd shard`",
         )
-    return found.digest()
+    return found

@@ -35,6 +35,7 @@ from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import CHECKPOINTS, ERROR, HISTORY, RunDirectory, leave_error, read_history
 from ukd_dist.stages.commits import drop_attempts, drop_older, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
+from ukd_dist.stages.initial import initial_inputs, load_initial, prepare
 from ukd_dist.stages.keeping import keep_of, keep_only
 from ukd_dist.stages.objectives import objective_of
 from ukd_dist.stages.online import require_weights, weights_digests
@@ -71,6 +72,7 @@ def distill(context: Context) -> None:
         TrainingError: A student failed.
     """
     for member in context.experiment.students:
+        prepare_student(context, member)
         if not is_finished(context, member):
             require_weights(context.run, member)
             _distill_one(context, member)
@@ -105,6 +107,16 @@ def _ask_to_stop(student: Path) -> bool:
     _log.warning(message, student.name, GRACE_SECONDS)
     ask_to_stop(attempt)
     return True
+
+
+def prepare_student(context: Context, member: StudentMember) -> None:
+    """Make a student's initial weights if it is to be trained and they are not there.
+
+    Raises:
+        UkdError: As `initial.prepare`.
+    """
+    if manifest.read(context.run.student(member.id)) is None:
+        prepare(context, [member.settings])
 
 
 def is_finished(context: Context, member: StudentMember) -> bool:
@@ -170,7 +182,8 @@ def student_inputs(run: RunDirectory, member: StudentMember) -> dict[str, str]:
     Raises:
         DataError: Its target is not there, or a teacher that it keeps in memory.
     """
-    inputs = {"shards": shards_digest(run), **weights_digests(run, member)}
+    initial = initial_inputs(run, member.settings, run.student(member.id))
+    inputs = {"shards": shards_digest(run), **initial, **weights_digests(run, member)}
     if member.target is not None:
         found = manifest.read(run.target(member.target.id))
         if found is None:
@@ -191,6 +204,7 @@ def train_student(work: Work) -> None:
     shards = open_to_decode(run.shards, work.cluster.shard_cache)
     inputs = student_inputs(run, member)
     model = build_network(settings, len(shards.classes))
+    load_initial(model, run, settings)
     engine = DeepSpeedEngine(model, build_optimizer(settings, model), device, settings)
     if engine.rank == 0:
         config = json.dumps(deepspeed_config(settings, engine.ranks), indent=1) + "\n"

@@ -21,6 +21,7 @@ from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import student_inputs
 from ukd_dist.stages.fleet import is_quorum
+from ukd_dist.stages.initial import teacher_inputs
 from ukd_dist.stages.pairing import Member, Pair, pairs
 from ukd_dist.stages.results import Result, Subject, member_digest, read_result, write_result, write_results
 from ukd_dist.training.inference import WEIGHTS, infer, load_weights
@@ -140,7 +141,11 @@ def _trained(context: Context, shards: ShardSet) -> list[Member]:
     members: list[Member] = [*context.experiment.teachers, *context.experiment.students]
     for member in members:
         kind, _, _, directory = describe(run, member)
-        of = student_inputs(run, member) if isinstance(member, StudentMember) else {"shards": shards.digest}
+        of = (
+            student_inputs(run, member)
+            if isinstance(member, StudentMember)
+            else teacher_inputs(run, member, shards.digest)
+        )
         if manifest.finished(directory, kind, resolved(member.settings), of):
             found.append(member)
         elif kind == "student" or not enough:

@@ -14,6 +14,7 @@ from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.blocks import Opinion
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.imports import read_imported
+from ukd_dist.stages.initial import teacher_inputs
 
 
 def finished_teachers(
@@ -38,7 +39,8 @@ def finished_teachers(
         directory = context.run.teacher(teacher)
         if teacher in members:
             settings = resolved(members[teacher].settings)
-            found = manifest.finished(directory, "teacher", settings, {"shards": shards})
+            inputs = teacher_inputs(context.run, members[teacher], shards)
+            found = manifest.finished(directory, "teacher", settings, inputs)
         else:
             found = read_imported(directory, shards)
         if found is not None:

@@ -17,6 +17,7 @@ from ukd_dist.errors import BusyError, DataError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory, coordinating
 from ukd_dist.stages.imports import IMPORTED
+from ukd_dist.stages.initial import needed
 from ukd_dist.stages.keeping import Excess, drop_excess, keep_of, remove, teacher_excess
 from ukd_dist.status import is_held
 
@@ -95,7 +96,8 @@ def _collect(run: RunDirectory, experiment: Experiment, removed: bool, drop: boo
             excess += found
         except DataError as error:
             damaged.append(error.problem)
-    loose = list(_strangers(run, experiment)) if removed else []
+    loose = list(_initial_weights(run, experiment))
+    loose += _strangers(run, experiment) if removed else []
     loose += list(_dead_partials(run.root, [*excess, *loose]))
     for item in loose if drop else ():
         remove(item.path)
@@ -112,6 +114,14 @@ def _finished(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[Path,
         directory = run.target(target.id)
         if excess := _sums(directory, experiment.cluster.keep_sums):
             yield directory, excess
+
+
+def _initial_weights(run: RunDirectory, experiment: Experiment) -> Iterator[Excess]:
+    """Initial weights from which no unfinished member starts: they are made again if another one is to."""
+    waited_for = needed(run, experiment)
+    for path in sorted(run.initial("").glob("*")):
+        if path not in waited_for:
+            yield Excess.of("initial weights", path)
 
 
 def _sums(directory: Path, keep: bool) -> list[Excess]:

@@ -2,7 +2,8 @@
 
 A finished teacher needs its logits alone: targets, accuracy and the report are made of them. Its checkpoints
 serve a training that was cut off, its weights `ukd verify --recompute`, whoever wants to use the network, and
-students that keep their teachers in memory: these find them, whatever is to be kept, until they are trained.
+students that keep their teachers in memory and teachers that start from others: these find them, whatever is
+to be kept, until they are trained.
 What is dropped changes no id and no digest: the manifest goes on naming it and says that it is gone.
 """
 
@@ -16,7 +17,9 @@ from ukd_dist import manifest
 from ukd_dist.attempts import ATTEMPTS
 from ukd_dist.config import Keep
 from ukd_dist.experiment import Experiment
+from ukd_dist.initial import parent_of
 from ukd_dist.rundir import CHECKPOINTS, RunDirectory
+from ukd_dist.stages.initial import awaits_weights
 from ukd_dist.training.inference import WEIGHTS
 
 
@@ -41,10 +44,16 @@ class Excess:
 
 
 def keep_of(run: RunDirectory, experiment: Experiment, teacher: str) -> Keep:
-    """What is to be kept of a teacher: its weights too while a student waits for them (`targets: online`)."""
+    """What is to be kept of a teacher: its weights too while others wait for them.
+
+    These are students that keep it in memory (`targets: online`) and teachers that start from it.
+    """
     waiting = any(
         teacher in student.teachers and not (run.student(student.id) / manifest.FILENAME).is_file()
         for student in experiment.students
+    ) or any(
+        teacher == parent_of(child.settings.init) and awaits_weights(run, child)
+        for child in experiment.teachers
     )
     return "weights" if waiting and experiment.keep == "logits" else experiment.keep
 

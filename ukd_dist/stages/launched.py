@@ -20,7 +20,15 @@ from ukd_dist.errors import UkdError, UsageError
 from ukd_dist.experiment import Experiment, StudentMember
 from ukd_dist.rundir import leave_error
 from ukd_dist.stages.context import Context
-from ukd_dist.stages.distill import Work, committing, is_finished, new_work, ranks_of, train_student
+from ukd_dist.stages.distill import (
+    Work,
+    committing,
+    is_finished,
+    new_work,
+    prepare_student,
+    ranks_of,
+    train_student,
+)
 from ukd_dist.stages.online import require_weights
 from ukd_dist.training.setup import prepare_device
 from ukd_dist.training_config import Student
@@ -89,6 +97,7 @@ def lead(coordinating: AbstractContextManager[Context], member: StudentMember) -
     with ExitStack() as stack:
         try:
             context = stack.enter_context(coordinating)
+            prepare_student(context, member)
             finished = is_finished(context, member)
             if not finished:
                 require_weights(context.run, member)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,12 +29,14 @@ from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import IncompleteError, TrainingError, UkdError
 from ukd_dist.experiment import TeacherMember, resolved
 from ukd_dist.heartbeat import Heart
+from ukd_dist.initial import generations, parent_of
 from ukd_dist.manifest import Manifest
 from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import CHECKPOINTS, HISTORY, RunDirectory
 from ukd_dist.stages.capture import Capture, take_captured
 from ukd_dist.stages.commits import drop_attempts, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
+from ukd_dist.stages.initial import load_initial, prepare, teacher_inputs
 from ukd_dist.stages.keeping import keep_of, keep_only
 from ukd_dist.stages.members import CRASH, Member, Members
 from ukd_dist.training.checkpoints import KEPT, Checkpoints
@@ -65,21 +68,53 @@ def teach(context: Context) -> None:
         TrainingError: More failed; the others are finished.
         MismatchError: A teacher was trained on other shards.
     """
-    experiment, digest = context.experiment, shards_digest(context.run)
-    members = [m for m in experiment.teachers if not _is_finished(context, m, digest)]
-    for member in experiment.teachers:  # `keep` may be another since, or its coordinator was killed
-        keep_only(context.run.teacher(member.id), keep_of(context.run, experiment, member.id))
+    experiment, begun = context.experiment, 0
+    failed: dict[str, UkdError] = {}
+    known = {member.id: member for member in experiment.teachers}
+    _keep_only(context)  # `keep` may be another since, or its coordinator was killed
+    for generation in generations({id_: member.settings.init for id_, member in known.items()}):
+        members = _unfinished(context, [known[id_] for id_ in generation], failed)
+        begun += len(members)
+        failed |= _train_all(context, [member for member in members if member.id not in failed])
+    _keep_only(context)  # weights for which others waited that have started
+    if failed:
+        raise _missing(failed, begun, len(experiment.teachers), experiment.quorum)
+
+
+def _keep_only(context: Context) -> None:
+    """Drop what is not to be kept of every finished teacher."""
+    for member in context.experiment.teachers:
+        keep_only(context.run.teacher(member.id), keep_of(context.run, context.experiment, member.id))
+
+
+def _unfinished(
+    context: Context, generation: Sequence[TeacherMember], failed: dict[str, UkdError]
+) -> list[TeacherMember]:
+    """Those of a generation that are to be trained, their initial weights being made.
+
+    Whose parent failed joins the failed.
+    """
+    digest = shards_digest(context.run)
+    begun = [m for m in generation if manifest.read(context.run.teacher(m.id)) is None]
+    for member in begun:
+        if (parent := parent_of(member.settings.init)) in failed:
+            failed[member.id] = _orphan(member.id, parent, failed[parent])
+    prepare(context, [member.settings for member in begun if member.id not in failed])
+    return [m for m in generation if m.id in failed or not _is_finished(context, m, digest)]
+
+
+def _train_all(context: Context, members: Sequence[TeacherMember]) -> dict[str, UkdError]:
+    """Train members at once; returns why each was set aside that was."""
     if not members:
-        return
-    runner = Members(context.cluster, 60 * experiment.hang_minutes)
-    epochs = {member.id: member.settings.epochs for member in members}
-    with context.progress.bar("teachers", sum(epochs.values()), "epochs") as bar:
+        return {}
+    runner = Members(context.cluster, 60 * context.experiment.hang_minutes)
+    epochs = sum(member.settings.epochs for member in members)
+    with context.progress.bar("teachers", epochs, "epochs") as bar:
         failed = runner.run(
             [_member(context, member) for member in members], lambda: bar.update(runner.epochs)
         )
         bar.update(runner.epochs)
-    if failed:
-        raise _missing(failed, len(members), len(experiment.teachers), experiment.quorum)
+    return failed
 
 
 def train_teacher(work: Work, number: int) -> str:
@@ -115,7 +150,8 @@ def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
     save_weights(model, attempt / WEIGHTS)
     capture = Capture(model, shards, settings, attempt, heart, work.checkpoint_seconds)
     checks = _capture(capture, shards, rows_trained_on(shards, settings))
-    files, inputs = [WEIGHTS, HISTORY, *checks], {"shards": shards.digest}
+    files = [WEIGHTS, HISTORY, *checks]
+    inputs = teacher_inputs(RunDirectory(work.root), work.member, shards.digest)
     return manifest.commit(attempt, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
 
 
@@ -127,13 +163,14 @@ def _train(work: Work, attempt: Path, heart: Heart | None = None) -> tuple[nn.Mo
     others = _nodes_of_group() if group else []
     shards = open_to_decode(run.shards, work.shard_cache)
     model = build_network(settings, len(shards.classes))
+    load_initial(model, run, settings)
     optimizer = build_optimizer(settings, model)
     engine: Engine = (
         DeepSpeedEngine(model, optimizer, device, settings)
         if group
         else PlainEngine(model, optimizer, device, settings)
     )
-    trained_on, inputs = rows_trained_on(shards, settings), {"shards": shards.digest}
+    trained_on, inputs = rows_trained_on(shards, settings), teacher_inputs(run, work.member, shards.digest)
     supervision = Supervision(checkpoints_kept=work.checkpoints_kept)
     if heart is not None:
         earlier = earlier_checkpoints(attempt)
@@ -203,6 +240,15 @@ def _member(context: Context, member: TeacherMember) -> Member:
     return Member(member.id, run.teacher(member.id), member.settings.resources, job, keep, ranks)
 
 
+def _orphan(member: str, parent: str, error: UkdError) -> TrainingError:
+    """What is said of a teacher whose parent has no weights."""
+    return TrainingError(
+        f"{member} starts from {parent}, which failed ({error.problem})",
+        expected=error.expected,
+        action=error.action,
+    )
+
+
 def _missing(failed: dict[str, UkdError], begun: int, members: int, quorum: int) -> TrainingError:
     """What is said of teachers that were set aside; whether the run may go on is the error's kind."""
     (first, error), finished = next(iter(failed.items())), members - len(failed)
@@ -234,7 +280,7 @@ def rows_trained_on(shards: ShardSet, settings: Teacher) -> npt.NDArray[np.bool_
 def _is_finished(context: Context, member: TeacherMember, shards: str) -> bool:
     """Whether a teacher is finished, by an attempt of an earlier coordinator if need be."""
     directory, settings = context.run.teacher(member.id), resolved(member.settings)
-    inputs = {"shards": shards}
+    inputs = teacher_inputs(context.run, member, shards)
     if context.finished(directory, "teacher", settings, inputs):
         drop_attempts(directory)
         return True

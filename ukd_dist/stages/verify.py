@@ -14,7 +14,7 @@ from ukd_dist.data.places import place_of
 from ukd_dist.errors import DataError
 from ukd_dist.rundir import RunDirectory
 
-PLACES = ("shards", "teachers/*", "targets/*", "students/*", "students/*/logits")
+PLACES = ("shards", "init/*", "teachers/*", "targets/*", "students/*", "students/*/logits")
 
 
 @dataclass(frozen=True)
