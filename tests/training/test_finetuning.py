@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tests.devices import CPU
-from tests.training.ranks import member_of_group, on_ranks
+from tests.training.ranks import on_ranks
 from tests.training.test_resume import trained as trained_by_rank
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import UsageError
@@ -101,19 +101,29 @@ def test_frozen_batch_norms_stay_as_they_are_initially_and_normalise_with_it(
     assert not changes & norms
 
 
-def test_a_part_takes_steps_of_its_own_learning_rate(tmp_path: Path) -> None:
-    scales = {"blocks.5.proj": 0.5, "blocks.5": 10.0, "blocks.0": 0.125}
+SCALES = {"blocks.5.proj": 0.5, "blocks.5": 10.0, "blocks.0": 0.125}
 
-    with member_of_group(0, 1, tmp_path / "rendezvous"):
-        for by_deepspeed, recompute in product((False, True), (False, True)):
-            usual, own = (
-                one_step(engine_of(changed(recompute=recompute, lr_scale=given), by_deepspeed))
-                for given in ({}, scales)
-            )
-            for name, step in usual.items():
-                scale = next((s for p, s in scales.items() if f"{name}.".startswith(f"body.{p}.")), 1.0)
-                torch.testing.assert_close(own[name], step * scale, rtol=1e-3, atol=1e-6)
-            assert all(any(step.abs().max() > 1e-4 for n, step in usual.items() if p in n) for p in scales)
+
+def test_a_part_takes_steps_of_its_own_learning_rate(tmp_path: Path) -> None:
+    (pairs,) = on_ranks(1, tmp_path, usual_and_own_steps)
+
+    assert len(pairs) == 4
+    for usual, own in pairs:
+        for name, step in usual.items():
+            scale = next((s for p, s in SCALES.items() if f"{name}.".startswith(f"body.{p}.")), 1.0)
+            torch.testing.assert_close(own[name], step * scale, rtol=1e-3, atol=1e-6)
+        assert all(any(step.abs().max() > 1e-4 for n, step in usual.items() if p in n) for p in SCALES)
+
+
+def usual_and_own_steps() -> list[list[dict[str, torch.Tensor]]]:
+    """The first step without and with rates of parts, by each engine, without and with recomputation."""
+    return [
+        [
+            one_step(engine_of(changed(recompute=recompute, lr_scale=given), by_deepspeed))
+            for given in ({}, SCALES)
+        ]
+        for by_deepspeed, recompute in product((False, True), (False, True))
+    ]
 
 
 def engine_of(settings: Student, by_deepspeed: bool) -> Engine:
