@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ukd_dist import resolution
@@ -20,6 +20,7 @@ from ukd_dist.cluster import RayCluster
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.sources import read_source
+from ukd_dist.discovery import NODES, following
 from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError, UsageError
 from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
@@ -216,7 +217,9 @@ def _working(
         cancellable(run),
         exporting(run.metrics, experiment.name, settings.metrics_port, committed) as port,
         RayCluster(settings, run.logs, started) as cluster,
+        ExitStack() as stack,
     ):
         if port is not None:
             progress.say(f"metrics: http://{socket.gethostname()}:{port}/metrics")
+            stack.enter_context(following(run.metrics / NODES, experiment.name, cluster.metrics_addresses))
         yield Context(run, experiment, cluster, progress, replace, workers)
