@@ -17,6 +17,7 @@ demo: install
 	$(BIN)/ukd demo
 
 test: install
+	-sh launch/monitoring/install.sh
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 test-slow: install

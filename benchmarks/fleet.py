@@ -149,7 +149,7 @@ def measure_answers(root: Path) -> tuple[list[float], int]:
     run, experiment = open_run(root)
     for member in experiment.teachers:
         with Recorder(run.metrics, run=experiment.name, stage="teach", member=member.id) as recorder:
-            record_epoch(recorder, epoch_line(EPOCHS))
+            record_epoch(recorder, epoch_line(EPOCHS), member.settings.resources)
             for name in ("ukd_clips_total", "ukd_data_wait_seconds_total"):
                 recorder.count(name)
             recorder.observe("ukd_step_seconds", 0.5)

@@ -26,6 +26,7 @@ VOCABULARY = {
     "errors",
     "config",
     "data_config",
+    "discovery",
     "document",
     "expansion",
     "exporter",

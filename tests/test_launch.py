@@ -19,7 +19,7 @@ from ukd_dist.status import read_status
 
 HOME = Path(__file__).parents[1]
 LAUNCH = HOME / "launch"
-SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+SCRIPTS = sorted(LAUNCH.rglob("*.sh"))
 TINY = LAUNCH / "experiments/tiny.yaml"
 SMALLEST = [
     "data.synthetic.train_clips=2",
@@ -74,7 +74,7 @@ def test_shellcheck_finds_nothing() -> None:
     assert (found.returncode, found.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["laptop.sh", "submit.sh"])
+@pytest.mark.parametrize("name", ["laptop.sh", "submit.sh", "monitoring/start.sh"])
 def test_a_script_without_arguments_says_how_it_is_called(name: str) -> None:
     done = call(LAUNCH / name)
     assert done.returncode == 2

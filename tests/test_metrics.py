@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,14 +25,18 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from tests.prometheus_server import get, program, prometheus, query, wait_for
+from ukd_dist.cluster_config import Resources
+from ukd_dist.discovery import following
 from ukd_dist.errors import ResourceError
 from ukd_dist.experiment import Experiment
 from ukd_dist.exporter import Page, RunCollector, exporting, merge_snapshots
 from ukd_dist.manifest import write_atomically
-from ukd_dist.metrics import CATALOGUE, Committed, Recorder
+from ukd_dist.metrics import CATALOGUE, Committed, Recorder, host_memory_bytes
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.status import STATES
+from ukd_dist.training.history import Epoch, record_epoch
 
 STATE_COUNTS: dict[str, int] = {**dict.fromkeys(STATES, 0), "done": 3, "running": 2}
 
@@ -58,17 +60,6 @@ def value(families: Iterable[Metric], name: str, **labels: str) -> float:
         if sample.name == name and labels.items() <= sample.labels.items()
     )
     return float(found)
-
-
-def get(port: int, path: str, accept: str = "text/plain") -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", path, headers={"Accept": accept})
-        answer = connection.getresponse()
-        assert answer.status == 200
-        return answer.read().decode()
-    finally:
-        connection.close()
 
 
 # --- The catalogue -----------------------------------------------------------------------------------------
@@ -224,6 +215,40 @@ def test_a_process_writes_by_itself_while_it_works(tmp_path: Path) -> None:
         recorder.count("ukd_clips_total", 5)
         wait_for(lambda: merged(tmp_path), "a snapshot", seconds=10)
         assert value(merged(tmp_path), "ukd_clips_total") == 5
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, None),
+        ({"memory.max": "max\n"}, None),
+        ({"memory.max": "1048576\n"}, 2**20),
+        ({"memory/memory.limit_in_bytes": "2097152\n"}, 2**21),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+    ],
+)
+def test_a_containers_memory_is_what_it_may_use_of_the_machines(
+    limits: dict[str, str], expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ukd_dist.metrics._CGROUPS", tmp_path)
+    for name, text in limits.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert host_memory_bytes() == (psutil.virtual_memory().total if expected is None else expected)
+
+
+@pytest.mark.parametrize(("reserved_gib", "expected"), [(1.5, 1.5 * 2**30), (None, host_memory_bytes())])
+def test_an_epoch_says_how_much_memory_its_process_may_take(
+    reserved_gib: float | None, expected: float, tmp_path: Path
+) -> None:
+    line = Epoch(
+        1, {"total": 1.0}, accuracy=0.5, lr=0.1, seconds=1, data_wait_seconds=0, clips=1, peak_memory_bytes=1
+    )
+    with record(tmp_path) as recorder:
+        record_epoch(recorder, line, Resources(memory_gib=reserved_gib))
+    families = merged(tmp_path)
+    assert value(families, "ukd_memory_limit_bytes", device="host") == expected
+    assert 0 < value(families, "ukd_memory_peak_bytes", device="host") < host_memory_bytes()
 
 
 # --- The exporter ------------------------------------------------------------------------------------------
@@ -385,12 +410,10 @@ students: {{runs: [{{name: a, arch: x3d_tiny, modality: rgb, targets: none}}]}}
 
 
 def test_promtool_finds_nothing_to_say(recorded: Path) -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("no promtool: it comes with Debian's prometheus")
     with serving(recorded) as port:
         text = get(port, "/metrics")
     checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        [program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -420,6 +443,26 @@ def test_the_address_is_there_for_prometheus_as_long_as_it_is_served(tmp_path: P
     assert not (tmp_path / "targets.json").exists()
 
 
+def test_nodes_are_named_as_they_come_and_go_until_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ukd_dist.discovery.REFRESH_SECONDS", 0.05)
+    file, nodes = tmp_path / "nodes.json", list[str]()
+
+    def named() -> list[str]:
+        (group,) = json.loads(file.read_text())
+        assert group["labels"] == {"run": "study"}
+        return list(group["targets"])
+
+    with following(file, "study", lambda: list(nodes)):
+        time.sleep(0.2)
+        assert not file.exists(), "nothing is named before there is a node"
+        for now in (["h:1"], ["h:1", "h:2"], ["h:2"], list[str]()):
+            nodes[:] = now
+            wait_for(lambda now=now: file.exists() and named() == now, f"{now} in the file")
+    assert not file.exists()
+
+
 def test_the_port_is_free_again_afterwards(tmp_path: Path) -> None:
     with serving(tmp_path) as port:
         pass
@@ -437,53 +480,9 @@ scrape_configs:
 """
 
 
-@contextmanager
-def prometheus(folder: Path, targets: Path) -> Iterator[int]:
-    """Debian's Prometheus on a free port."""
-    binary = shutil.which("prometheus")
-    if binary is None:
-        pytest.skip("no prometheus: apt-get install prometheus")
-    configuration, port = folder / "prometheus.yml", free_port()
-    configuration.write_text(CONFIGURATION.replace("TARGETS", json.dumps(str(targets))))
-    command = [
-        binary,
-        f"--config.file={configuration}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    log = folder / "prometheus.log"
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            yield port
-        finally:
-            process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Any, what: str, *, seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"no {what} in {seconds} s"
-        time.sleep(0.1)
-    return found
-
-
-def query(port: int, expression: str) -> list[dict[str, Any]]:
-    try:
-        answer = json.loads(get(port, f"/api/v1/query?query={quote(expression)}"))
-    except (ConnectionError, AssertionError):  # it is still starting
-        return []
-    found: list[dict[str, Any]] = answer["data"]["result"]
-    return found
-
-
 def test_a_real_prometheus_finds_the_run_and_its_counts(recorded: Path, tmp_path: Path) -> None:
-    with serving(recorded) as served, prometheus(tmp_path, recorded / "targets.json") as port:
+    configuration = CONFIGURATION.replace("TARGETS", json.dumps(str(recorded / "targets.json")))
+    with serving(recorded) as served, prometheus(tmp_path, configuration) as port:
         found = wait_for(lambda: query(port, "ukd_clips_total"), "answer of Prometheus")
         (teachers,) = query(port, 'ukd_teachers{state="done"}')
     counts = {result["metric"]["rank"]: float(result["value"][1]) for result in found}

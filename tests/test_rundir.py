@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,11 +17,22 @@ import pytest
 
 from tests.holders import holder
 from ukd_dist import manifest
+from ukd_dist.attempts import attempt_directory, new_attempt
 from ukd_dist.errors import BusyError, DataError, MismatchError, TrainingError, UkdError, UsageError
 from ukd_dist.experiment import Experiment
+from ukd_dist.heartbeat import HEARTBEAT, Heart
 from ukd_dist.resolution import load, parse
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
-from ukd_dist.status import STATES, MemberStatus, State, is_held, read_status, rejected, states_of
+from ukd_dist.status import (
+    STATES,
+    MemberStatus,
+    State,
+    is_held,
+    latest_steps,
+    read_status,
+    rejected,
+    states_of,
+)
 
 STUDY = """
 name: study
@@ -304,6 +316,26 @@ def test_rejected_videos_are_counted_by_reason_however_often_they_were_probed(tm
     (run.shards / "rejects.jsonl").write_text("\n".join(lines))
 
     assert rejected(run) == {"damaged": 2, "one_frame": 1}
+
+
+def test_when_the_newest_step_was_made_is_said_of_those_that_run(
+    run: RunDirectory, study: Experiment
+) -> None:
+    with coordinating(study):
+        for teacher, moment in zip(study.teachers, (1000, 3000, 2000), strict=True):
+            attempt = begin_attempt(run.teacher(teacher.id))
+            os.utime(attempt / HEARTBEAT, (moment, moment))
+        manifest.commit(run.teacher(study.teachers[1].id), "teacher", {}, {}, [])
+        assert latest_steps(run, read_status(run, study)) == {"teacher": 2000}
+        begin_attempt(run.student(study.students[0].id))
+        assert latest_steps(run, read_status(run, study))["student"] == pytest.approx(time.time(), abs=60)
+    assert latest_steps(run, read_status(run, study)) == {}, "nobody works on them"
+
+
+def begin_attempt(member: Path) -> Path:
+    attempt = attempt_directory(member, new_attempt(member))
+    with Heart(attempt, node="n", epochs=4, heeds_sigterm=False):
+        return attempt
 
 
 # --- Damage ------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Both are files, so whoever serves them says the same: the coordinator of a run, 
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 import time
@@ -20,14 +19,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from ukd_dist.discovery import TARGETS, write_targets
 from ukd_dist.errors import ResourceError
-from ukd_dist.manifest import write_atomically
 from ukd_dist.metrics import CATALOGUE, Committed
 
-TARGETS = "targets.json"
-PATIENCE_SECONDS = (
-    0.02  # text that takes longer to make is answered as it was last, and made anew behind that
-)
+# Text that takes longer to make than this is answered as it was last, and made anew behind that.
+PATIENCE_SECONDS = 0.02
 LARGEST_SHARE = 0.1  # of a core, for making it anew
 
 
@@ -185,8 +182,7 @@ def exporting(
         run: The experiment's name.
         port: 0 for any free one.
         read_committed: Reads what the run directory states now.
-        discovered: Name the address in `<root>/metrics/targets.json`, in the form that Prometheus' file
-            discovery reads, as long as it is served.
+        discovered: Name the address in `<root>/metrics/targets.json`, as long as it is served.
 
     Raises:
         ResourceError: The port is taken.
@@ -205,9 +201,8 @@ def exporting(
         ) from error
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    targets = [{"targets": [f"{socket.gethostname()}:{server.server_port}"], "labels": {"run": run}}]
     if discovered:
-        write_atomically(directory / TARGETS, json.dumps(targets).encode() + b"\n")
+        write_targets(directory / TARGETS, run, [f"{socket.gethostname()}:{server.server_port}"])
     try:
         yield server.server_port
     finally:

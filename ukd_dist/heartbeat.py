@@ -86,6 +86,13 @@ def read_beat(attempt: Path) -> Beat | None:
     return None
 
 
+def last_beat(attempt: Path) -> float | None:
+    """When an attempt said last that it goes on, in seconds since 1970, or None where it has not begun."""
+    with suppress(OSError):
+        return (attempt / HEARTBEAT).stat().st_mtime
+    return None
+
+
 def ask_to_stop(attempt: Path) -> None:
     """Ask an attempt to write a checkpoint and end."""
     (attempt / STOP).touch()

@@ -8,10 +8,12 @@ that was written is never lost with its process.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, writ
 
 SNAPSHOT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
+_CGROUPS = Path("/sys/fs/cgroup")
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -39,6 +42,9 @@ CATALOGUE: Mapping[str, Definition] = {
     "ukd_data_wait_seconds_total": Definition("counter", "Time that steps waited for clips."),
     "ukd_clips_total": Definition("counter", "Clips decoded and used."),
     "ukd_memory_peak_bytes": Definition("gauge", "Peak memory of a process.", ("member", "device")),
+    "ukd_memory_limit_bytes": Definition(
+        "gauge", "Memory of a process: what it reserved, or all of its machine or GPU.", ("member", "device")
+    ),
     "ukd_loss": Definition("gauge", "Mean loss of the latest epoch.", ("member", "kind")),
     "ukd_accuracy_ratio": Definition("gauge", "Top-1 accuracy.", ("member", "split")),
     "ukd_teachers": Definition("gauge", "Teachers of the fleet by state.", ("state",)),
@@ -49,10 +55,15 @@ CATALOGUE: Mapping[str, Definition] = {
     ),
     "ukd_member_epochs_asked": Definition("gauge", "Epochs that the experiment asks for.", ("kind",)),
     "ukd_remaining_seconds": Definition("gauge", "Time until the fleet is trained, at the pace so far."),
+    "ukd_progress_timestamp_seconds": Definition(
+        "gauge", "When a member that runs made a step or captured logits.", ("kind",)
+    ),
     "ukd_disk_free_bytes": Definition("gauge", "Room where the run directory lies."),
     "ukd_disk_size_bytes": Definition("gauge", "Size of the file system where the run directory lies."),
     "ukd_reduce_logits_bytes_total": Definition("counter", "Bytes of logits that the reduction has read."),
     "ukd_rejected_samples_total": Definition("counter", "Videos that sharding has rejected.", ("reason",)),
+    "ukd_rejected_limit_ratio": Definition("gauge", "Share of the listed videos that may be rejected."),
+    "ukd_listed_samples": Definition("gauge", "Videos that the lists name, rejected ones included."),
 }
 _COMMON = ("run", "stage", "rank")
 
@@ -147,6 +158,15 @@ def peak_host_memory_bytes() -> int:
     """
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def host_memory_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroups v2 and v1; `max` is no number
+        with suppress(OSError, ValueError):
+            return min(physical, int((_CGROUPS / limit).read_text()))
+    return physical
 
 
 class Stopwatch:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from ukd_dist import resolution
@@ -20,6 +20,7 @@ from ukd_dist.cluster import RayCluster
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.sources import read_source
+from ukd_dist.discovery import NODES, following
 from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError, UsageError
 from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
@@ -229,9 +230,11 @@ def _working(
         cancellable(run),
         exporting(run.metrics, experiment.name, port, committed) as served,
         nullcontext(cluster) if cluster else cluster_of(experiment, progress) as used,
+        ExitStack() as stack,
     ):
         if served is not None:
             progress.say(f"metrics: http://{socket.gethostname()}:{served}/metrics")
+            stack.enter_context(following(run.metrics / NODES, experiment.name, used.metrics_addresses))
         used.begin(run.logs)
         yield Context(run, experiment, used, progress, replace, workers)
 

@@ -20,7 +20,7 @@ from ukd_dist.attempts import (
     with_history,
 )
 from ukd_dist.experiment import Experiment
-from ukd_dist.heartbeat import HEARTBEAT, read_beat
+from ukd_dist.heartbeat import HEARTBEAT, last_beat, read_beat
 from ukd_dist.metrics import Committed
 from ukd_dist.rundir import ERROR, REJECTS, RunDirectory, read_error, read_history, read_json_lines
 from ukd_dist.training_config import Training
@@ -106,10 +106,25 @@ def committed_metrics(run: RunDirectory, experiment: Experiment) -> list[Committ
         Committed("ukd_member_epochs_total", "", {k: sum(m.epoch for m in of) for k, of in trained.items()}),
         Committed("ukd_member_epochs_asked", "", {k: sum(m.epochs for m in of) for k, of in trained.items()}),
         Committed("ukd_remaining_seconds", "teach", {"": remaining_seconds(members)}),
+        Committed("ukd_progress_timestamp_seconds", "", latest_steps(run, members)),
         Committed("ukd_disk_free_bytes", "", {"": disk.free}),
         Committed("ukd_disk_size_bytes", "", {"": disk.total}),
         Committed("ukd_rejected_samples_total", "shard", rejected(run)),
+        Committed("ukd_rejected_limit_ratio", "shard", {"": experiment.data.max_rejected}),
     ]
+
+
+def latest_steps(run: RunDirectory, members: Sequence[MemberStatus]) -> dict[str, float]:
+    """When teachers and students that run made their latest steps, each in seconds since 1970."""
+    directory_of = {"teacher": run.teacher, "student": run.student}
+    latest: dict[str, float] = {}
+    for member in members:
+        if member.state == "running" and member.kind in directory_of:
+            attempt = newest_attempt(directory_of[member.kind](member.id))
+            moment = last_beat(attempt) if attempt else None
+            if moment is not None:
+                latest[member.kind] = max(moment, latest.get(member.kind, 0.0))
+    return latest
 
 
 def rejected(run: RunDirectory) -> dict[str, int]:

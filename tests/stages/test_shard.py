@@ -18,6 +18,7 @@ from ukd_dist.data.sources import ListedVideo, read_source
 from ukd_dist.data_config import Encoding
 from ukd_dist.errors import DataError, UsageError
 from ukd_dist.experiment import Experiment
+from ukd_dist.exporter import merge_snapshots
 from ukd_dist.progress import Progress
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory
@@ -79,6 +80,9 @@ def test_more_damaged_videos_than_allowed_stop_the_stage_and_are_listed(
 
     assert manifest.read(tmp_path / "run/shards") is None
     assert sum(rejected(RunDirectory(tmp_path / "run")).values()) == 2
+    snapshots = merge_snapshots((tmp_path / "run/metrics").glob("*.prom"))
+    listed = {sample.name: sample.value for family in snapshots for sample in family.samples}
+    assert listed == {"ukd_listed_samples": 33}
 
 
 @pytest.mark.cluster

@@ -37,6 +37,18 @@ def alive_nodes() -> list[Node]:
     return [_node(found) for found in ray.nodes() if found["Alive"]]
 
 
+def metrics_addresses() -> list[str]:
+    """`host:port` where each node serves Ray's own metrics; none while the cluster does not answer."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        nodes = ray.nodes()
+    except RayError:
+        return []
+    return [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes if node["Alive"]]
+
+
 def draining_nodes() -> set[str]:
     """Ids of nodes that are about to go: they got SIGTERM, or their cluster wants them back."""
     # Ray Train asks the same way; there is no public one (2.60).

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ukd_dist.cluster.localnodes import LocalNodes
-from ukd_dist.cluster.nodes import alive_nodes, draining_nodes, require
+from ukd_dist.cluster.nodes import alive_nodes, draining_nodes, metrics_addresses, require
 from ukd_dist.cluster.ranks import GroupLostError, run_group
 from ukd_dist.cluster.reservations import free_reservations
 from ukd_dist.cluster.tasks import Job, Outcome, Tasks
@@ -108,6 +108,10 @@ class RayCluster:
     def draining(self) -> set[str]:
         """Ids of nodes that are about to go."""
         return draining_nodes()
+
+    def metrics_addresses(self) -> list[str]:
+        """`host:port` where each node serves Ray's own metrics; none before the first work."""
+        return metrics_addresses() if self._joined else []
 
     def run_ranks(
         self,

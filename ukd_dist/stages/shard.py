@@ -27,6 +27,7 @@ from ukd_dist.data.sources import Source, read_source
 from ukd_dist.data.video import stored_size
 from ukd_dist.data_config import Codec, Data, Encoding, Modality, Synthetic
 from ukd_dist.errors import DataError, MismatchError
+from ukd_dist.metrics import Recorder
 from ukd_dist.progress import Bar, Progress
 from ukd_dist.rundir import REJECTS
 from ukd_dist.splits import as_drawn
@@ -61,6 +62,8 @@ def shard(context: Context) -> None:
     probed = [verdict for of_split in verdicts.values() for verdict in of_split]
     rejects = [verdict for verdict in probed if verdict.info is None]
     write_rejects(directory, rejects)
+    with Recorder(context.run.metrics, run=context.experiment.name, stage="shard") as recorder:
+        recorder.set("ukd_listed_samples", len(probed))
     check_rejects(rejects, len(probed), data.max_rejected, directory)
     samples = [s for split in verdicts for s in _number(split, verdicts[split], source.classes, data)]
     _drop_other_rows(directory, samples_csv(s for s, _ in samples))

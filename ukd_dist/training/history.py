@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from ukd_dist.cluster_config import Resources
 from ukd_dist.errors import DataError
 from ukd_dist.manifest import write_atomically
-from ukd_dist.metrics import Recorder, peak_host_memory_bytes
+from ukd_dist.metrics import Recorder, host_memory_bytes, peak_host_memory_bytes
 from ukd_dist.rundir import HISTORY, read_history
 
 
@@ -63,13 +64,17 @@ def read_epochs(directory: Path) -> list[Epoch]:
         ) from error
 
 
-def record_epoch(recorder: Recorder, line: Epoch) -> None:
-    """Give an epoch's figures to the metrics."""
+def record_epoch(recorder: Recorder, line: Epoch, reserved: Resources) -> None:
+    """Give an epoch's figures, and the memory that was reserved for them, to the metrics."""
     recorder.set("ukd_epoch", line.epoch)
     recorder.set("ukd_epoch_seconds", line.seconds)
     recorder.set("ukd_accuracy_ratio", line.accuracy, split="train")
+    host_limit = 2**30 * reserved.memory_gib if reserved.memory_gib else host_memory_bytes()
     recorder.set("ukd_memory_peak_bytes", peak_host_memory_bytes(), device="host")
+    recorder.set("ukd_memory_limit_bytes", host_limit, device="host")
     if torch.cuda.is_available():
+        whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         recorder.set("ukd_memory_peak_bytes", torch.cuda.max_memory_allocated(), device="cuda")
+        recorder.set("ukd_memory_limit_bytes", min(1.0, reserved.gpus or 1.0) * whole, device="cuda")
     for kind, loss in line.losses.items():
         recorder.set("ukd_loss", loss, kind=kind)

@@ -144,7 +144,7 @@ def train(
         save(Position(epoch + 1))
         if engine.rank == 0:
             write_history(directory, history)
-            record_epoch(recorder, line)
+            record_epoch(recorder, line, settings.resources)
             recorder.write()
         supervision.on_step(Position(epoch + 1), steps)
         if epoch + 1 < settings.epochs and engine.from_rank_0(supervision.stop_asked()):
