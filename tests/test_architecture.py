@@ -24,6 +24,7 @@ VOCABULARY = {
     "cancellation",
     "attempts",
     "errors",
+    "evaluation_names",
     "config",
     "data_config",
     "discovery",

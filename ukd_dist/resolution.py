@@ -13,11 +13,9 @@ from typing import Any, TypeVar
 
 from ukd_dist.agreement import (
     check_folds,
-    check_fusion,
     check_init,
     check_modalities,
     check_place,
-    check_published,
     check_view,
     common_views,
 )
@@ -25,6 +23,7 @@ from ukd_dist.config import Expandable, ExperimentFile, Teachers
 from ukd_dist.data_config import Data, Folds
 from ukd_dist.document import read_document
 from ukd_dist.errors import UsageError
+from ukd_dist.evaluation_names import check_fusion, check_published
 from ukd_dist.expansion import expand, validate
 from ukd_dist.experiment import Experiment, StudentMember, TargetMember, TeacherMember, content, digest
 from ukd_dist.initial import with_absolute_path
