@@ -85,6 +85,12 @@ def test_teachers_from_elsewhere_need_no_fleet() -> None:
     assert parse(found.to_yaml(), "study.yaml", []).targets == found.targets
 
 
+def test_rates_of_parts_are_an_entrys_own_and_not_joined_to_the_defaults() -> None:
+    changes = ["teachers.defaults.lr_scale={blocks.0: 0.1}", "teachers.fleet.1.lr_scale={blocks.5: 10}"]
+    first, *_, last = (teacher.settings.lr_scale for teacher in study(*changes).teachers)
+    assert (first, last) == ({"blocks.0": 0.1}, {"blocks.5": 10.0})
+
+
 def test_a_target_has_the_weightings_of_the_method_and_their_defaults() -> None:
     assert get_args(Target.model_fields["method"].annotation) == get_args(Method)
     ours, theirs = Target(method="gtd"), Weighting(method="gtd")

@@ -93,6 +93,14 @@ def test_what_is_recorded_of_a_teacher_of_one_rank_is_what_was_before_there_were
     assert new <= resolved(alone.students[-1].settings).keys()
 
 
+def test_of_settings_that_came_later_manifests_say_nothing_where_nothing_is_asked_of_them() -> None:
+    later = {"init", "lr_scale", "freeze", "batch_norm"}
+    plain = study().students[-1].settings
+    assert later.isdisjoint(resolved(plain))
+    asked = plain.model_copy(update={"freeze": ("blocks.0",), "batch_norm": "frozen"})
+    assert later & resolved(asked).keys() == {"freeze", "batch_norm"}
+
+
 @pytest.mark.parametrize(
     "field",
     sorted(Student.model_fields.keys() - {"resources", "targets", "teachers", "weighting", "milestones"}),

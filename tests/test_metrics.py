@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -28,7 +30,7 @@ from prometheus_client.registry import Collector
 from tests.prometheus_server import get, program, prometheus, query, wait_for
 from ukd_dist.cluster_config import Resources
 from ukd_dist.discovery import following
-from ukd_dist.errors import ResourceError
+from ukd_dist.errors import DataError, ResourceError
 from ukd_dist.experiment import Experiment
 from ukd_dist.exporter import Page, RunCollector, exporting, merge_snapshots
 from ukd_dist.manifest import write_atomically
@@ -362,6 +364,46 @@ def test_text_that_takes_long_is_answered_as_it_was_and_made_anew_behind_that() 
         time.sleep(0.02)
     assert len(texts) >= 2
     assert collector.asked <= 4, "a tenth of the time at most"
+
+
+class DamagedCollector(SlowCollector):
+    """Can be read once."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield from super().collect()
+        if self.asked > 1:
+            raise OSError("a file is gone")
+
+
+def test_text_that_can_no_longer_be_made_is_not_answered_for_ever() -> None:
+    page = Page(DamagedCollector())
+    page.answer("")
+    time.sleep(1.2)
+    page.answer("")  # the last one, while another is made in vain
+    time.sleep(0.3)
+    with pytest.raises(OSError, match="a file is gone"):
+        page.answer("")
+
+
+def test_a_run_whose_metrics_cannot_be_read_is_an_error_to_prometheus(tmp_path: Path) -> None:
+    def damaged() -> list[Committed]:
+        raise DataError("history.jsonl is damaged", expected="lines", action="remove it")
+
+    with exporting(tmp_path, "study", 0, damaged) as port:
+        with pytest.raises(HTTPError, match="500: history.jsonl is damaged"):
+            urlopen(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_the_address_of_another_who_serves_by_now_is_left_in_its_place(tmp_path: Path) -> None:
+    with exporting(tmp_path, "study", 0, list), exporting(tmp_path, "study", 0, list) as port:
+        assert str(port) in (tmp_path / "targets.json").read_text()
+    with exporting(tmp_path, "study", 0, list) as first:
+        later = exporting(tmp_path, "study", 0, list)
+        port = later.__enter__()
+        assert first != port
+    assert str(port) in (tmp_path / "targets.json").read_text()
+    later.__exit__(None, None, None)
+    assert not (tmp_path / "targets.json").exists()
 
 
 def test_a_snapshot_that_stayed_as_it_was_is_not_read_again(recorded: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ from typer.testing import CliRunner
 from ukd_dist import pipeline, whole
 from ukd_dist.cli import app
 from ukd_dist.data.shards import ShardSet
-from ukd_dist.errors import IncompleteError, UkdError
+from ukd_dist.errors import IncompleteError, MismatchError, UkdError
 from ukd_dist.progress import Progress
+from ukd_dist.rundir import open_run
 from ukd_dist.splits import parts
 
 pytestmark = pytest.mark.cluster
@@ -101,3 +103,11 @@ def test_a_failure_stops_the_splits_after_it_and_missing_teachers_do_not(tmp_pat
     with pytest.raises(IncompleteError, match=r"^split0: .* missing: .*; split1: .* missing: "):
         whole.run(enough, ["shard", "teach", "reduce"], progress=Progress())
     assert len(list(root.glob("split*/targets/*/manifest.json"))) == 2
+
+    # What a later split refuses leaves those before it in what the outer root says.
+    shutil.rmtree(root / "split0")
+    other = pipeline.load(TINY, [f"root={root}", fleet, *one_stream, "data.encoding.samples_per_shard=7"])
+    with pytest.raises(MismatchError, match=r"^split1: .*samples_per_shard"):
+        whole.run(other, ["shard"], progress=Progress())
+    assert open_run(root)[1].data.encoding.samples_per_shard == 7
+    assert "split0" in (root / "report/splits.csv").read_text()

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ukd_dist.manifest import write_atomically
@@ -20,10 +20,17 @@ REFRESH_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-def write_targets(file: Path, run: str, addresses: Sequence[str]) -> None:
-    """Name `host:port` addresses that serve metrics of a run."""
-    groups = [{"targets": list(addresses), "labels": {"run": run}}]
-    write_atomically(file, json.dumps(groups).encode() + b"\n")
+@contextmanager
+def naming_target(file: Path, run: str, address: str) -> Iterator[None]:
+    """Name a `host:port` that serves metrics of a run, until the end or until another one is named there."""
+    content = _targets(run, [address])
+    write_atomically(file, content)
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            if file.read_bytes() == content:
+                file.unlink()
 
 
 @contextmanager
@@ -43,12 +50,13 @@ def following(file: Path, run: str, addresses: Callable[[], Sequence[str]]) -> I
             try:
                 found = sorted(addresses())
                 if found != known:
-                    write_targets(file, run, found)
+                    write_atomically(file, _targets(run, found))
                     known = found
             except OSError as error:  # a full disk must not end the thread
                 _log.warning("%s was not written: %s", file, error)
             stop.wait(REFRESH_SECONDS)
 
+    file.unlink(missing_ok=True)  # a killed coordinator's
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
@@ -57,3 +65,7 @@ def following(file: Path, run: str, addresses: Callable[[], Sequence[str]]) -> I
         stop.set()
         thread.join()
         file.unlink(missing_ok=True)
+
+
+def _targets(run: str, addresses: Sequence[str]) -> bytes:
+    return json.dumps([{"targets": list(addresses), "labels": {"run": run}}]).encode() + b"\n"

@@ -60,12 +60,15 @@ def _refuse_unknown(given: dict[str, Any], known: list[str], where: str) -> None
             raise _placed(unknown_key(key, known), where)
 
 
+_MERGED = ("clip", "views", "resources")
+
+
 def _merge(*layers: dict[str, Any]) -> dict[str, Any]:
     """Later layers win; `clip`, `views` and `resources` are merged field by field."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
-            inner = merged.get(key)
+            inner = merged.get(key) if key in _MERGED else None
             merged[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
     return merged
 

@@ -17,7 +17,6 @@ from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.config import Evaluate, Keep
 from ukd_dist.data_config import Data
-from ukd_dist.initial import NONE
 from ukd_dist.target_config import Combination, Target
 from ukd_dist.training_config import ONLINE, Student, Teacher, Training
 
@@ -128,15 +127,19 @@ def content(settings: Training) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude={"resources"}, exclude_defaults=True)
 
 
+_LATER = {"init", "lr_scale", "freeze", "batch_norm"}  # than manifests that have none of them
+
+
 def resolved(settings: Training) -> dict[str, Any]:
     """What a manifest or checkpoint records of a training: as `content`, with every default.
 
     Of folds nothing is recorded where none is left out, nor of teachers in memory where there are none, nor
-    of a teacher's ranks where there is one, nor of first weights that are drawn, as before there were such.
+    of a teacher's ranks where there is one, nor of first weights and fine-tuning where nothing is asked of
+    them, as before there were such.
     """
-    none = {"fold", "folds"} if getattr(settings, "fold", None) is None else set()
-    if settings.init == NONE:
-        none |= {"init"}
+    none = {name for name in _LATER if name not in settings.model_dump(include=_LATER, exclude_defaults=True)}
+    if getattr(settings, "fold", None) is None:
+        none |= {"fold", "folds"}
     if getattr(settings, "teachers", None) is None:
         none |= {"teachers", "weighting"}
     if isinstance(settings, Teacher) and settings.workers == 1:

@@ -5,12 +5,15 @@ Both are files, so whoever serves them says the same: the coordinator of a run, 
 
 from __future__ import annotations
 
+import logging
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,13 +22,15 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from ukd_dist.discovery import TARGETS, write_targets
+from ukd_dist.discovery import TARGETS, naming_target
 from ukd_dist.errors import ResourceError
 from ukd_dist.metrics import CATALOGUE, Committed
 
 # Text that takes longer to make than this is answered as it was last, and made anew behind that.
 PATIENCE_SECONDS = 0.02
+_log = logging.getLogger(__name__)
 LARGEST_SHARE = 0.1  # of a core, for making it anew
+OLDEST_SECONDS = 60.0  # what was made longer ago is no answer
 
 
 @dataclass(frozen=True)
@@ -144,12 +149,11 @@ class Page:
         """The text, and its content type, that a request's Accept header asks for."""
         _, content_type = choose_encoder(accept)
         text = self._texts.get(content_type)
-        if text is None or text.seconds < PATIENCE_SECONDS:
+        age = math.inf if text is None else time.monotonic() - text.made
+        if text is None or text.seconds < PATIENCE_SECONDS or age > OLDEST_SECONDS:
             with self._making:
                 text = self._make(accept)
-        elif time.monotonic() - text.made > text.seconds / LARGEST_SHARE and self._making.acquire(
-            blocking=False
-        ):
+        elif age > text.seconds / LARGEST_SHARE and self._making.acquire(blocking=False):
             threading.Thread(target=self._make_behind, args=(accept,), daemon=True).start()
         return text.content, content_type
 
@@ -163,6 +167,8 @@ class Page:
     def _make_behind(self, accept: str) -> None:
         try:
             self._make(accept)
+        except Exception:  # noqa: BLE001 - whoever asks next is told: nothing is kept to answer with
+            self._texts.clear()
         finally:
             self._making.release()
 
@@ -201,13 +207,11 @@ def exporting(
         ) from error
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    if discovered:
-        write_targets(directory / TARGETS, run, [f"{socket.gethostname()}:{server.server_port}"])
+    address = f"{socket.gethostname()}:{server.server_port}"
     try:
-        yield server.server_port
+        with naming_target(directory / TARGETS, run, address) if discovered else nullcontext():
+            yield server.server_port
     finally:
-        if discovered:
-            (directory / TARGETS).unlink(missing_ok=True)
         server.shutdown()
         server.server_close()
         thread.join()
@@ -225,7 +229,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        content, content_type = self.server.page.answer(self.headers.get("Accept", ""))
+        try:
+            content, content_type = self.server.page.answer(self.headers.get("Accept", ""))
+        except Exception as error:  # noqa: BLE001 - a damaged file: said, and asked for again by the next scrape
+            _log.exception("metrics were not served")
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).partition("\n")[0])
+            return
         self.send_response(200)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))

@@ -59,7 +59,7 @@ class Training(Settings):
     batch_norm: Literal["train", "frozen", "precise"] = Field(
         "train",
         description="train: running averages; frozen: statistics, scale and shift as they are initially; "
-        "precise: after the last step, means over up to 200 batches under the final weights",
+        "precise: measured after the last step, over up to 200 batches under the final weights",
     )
     clip_norm: float | None = Field(
         None, gt=0, description="largest norm of a step's gradient, which is shortened; null: left as it is"

@@ -68,7 +68,7 @@ def run(
     if not has_several(experiment):
         return pipeline.run(experiment, stages, replace=replace, workers=workers, progress=progress)
     _check_lists(experiment, chosen, stages)
-    missing = list[IncompleteError]()
+    missing, refused = list[IncompleteError](), None
     with holding(experiment), pipeline.cluster_of(experiment, progress) as cluster:
         _draw(experiment, stages, progress)
         for name, part in chosen.items():
@@ -80,12 +80,17 @@ def run(
                     )
             except IncompleteError as error:
                 missing.append(error)
-            except (BusyError, MismatchError, UsageError):  # refused: the root is as it was
-                raise
+            except (BusyError, MismatchError, UsageError) as error:
+                if name == next(iter(chosen)):  # refused: the root is as it was
+                    raise
+                refused = error  # splits before it were not: the outer root says what they hold
+                break
             except UkdError:
                 joint_report(experiment)
                 raise
         page = joint_report(experiment)
+    if refused is not None:
+        raise refused
     if missing:
         problems = "; ".join(error.problem for error in missing)
         raise IncompleteError(problems, expected=missing[0].expected, action=missing[0].action)
@@ -135,6 +140,7 @@ def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator
 
 def collect_garbage(experiment: Experiment, *, removed: bool = False, dry_run: bool = False) -> Collection:
     """As `garbage.collect`, of every split that was begun."""
+    open_run(experiment.root)  # or nothing is there, and nothing is to be written
     with nullcontext() if dry_run else holding(experiment):
         found = [collect(part, removed=removed, dry_run=dry_run) for part in begun(experiment).values()]
     excess = tuple(item for collection in found for item in collection.excess)

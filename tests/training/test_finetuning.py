@@ -17,9 +17,11 @@ from tests.training.test_resume import trained as trained_by_rank
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import UsageError
 from ukd_dist.metrics import Recorder
+from ukd_dist.training.checkpoints import Position
 from ukd_dist.training.engines import DeepSpeedEngine, Engine, PlainEngine
 from ukd_dist.training.loop import Objective, train
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
+from ukd_dist.training.supervision import UNWATCHED, Supervision
 from ukd_dist.training_config import Student
 
 SETTINGS = Student(
@@ -47,7 +49,11 @@ def initial(settings: Student, num_classes: int = 3) -> dict[str, torch.Tensor]:
 
 
 def trained(
-    shards: ShardSet, folder: Path, settings: Student, objective: Objective | None = None
+    shards: ShardSet,
+    folder: Path,
+    settings: Student,
+    objective: Objective | None = None,
+    supervision: Supervision = UNWATCHED,
 ) -> nn.Module:
     torch.set_num_threads(1)
     model = build_network(settings, len(shards.classes))
@@ -61,6 +67,7 @@ def trained(
             directory=folder,
             inputs={},
             recorder=recorder,
+            supervision=supervision,
         )
     return model.body
 
@@ -166,6 +173,16 @@ def first_norm(network: nn.Module) -> nn.BatchNorm3d:
 def epoch_of(shards: ShardSet, settings: Student, epoch: int) -> Iterator[torch.Tensor]:
     for batch in training_clips(shards, settings, range(epoch, epoch + 1), CPU):
         yield batch.clips_bcthw.clone()
+
+
+def test_every_batch_that_is_measured_is_a_sign_of_life(shards: ShardSet, tmp_path: Path) -> None:
+    seen: list[Position] = []
+    watching = Supervision(on_step=lambda at, _: seen.append(at))
+
+    trained(shards, tmp_path, changed(batch_norm="precise"), supervision=watching)
+
+    steps = len(shards.rows["train"]) // SETTINGS.batch_size
+    assert seen[-steps:] == [Position(SETTINGS.epochs, number) for number in range(steps)]
 
 
 def test_precise_statistics_leave_those_of_frozen_parts_alone(shards: ShardSet, tmp_path: Path) -> None:

@@ -154,15 +154,18 @@ def train(
     if average is not None:
         average.put_in()
     if settings.batch_norm == "precise":
-        final = Position(settings.epochs)
+        randomness.seed(settings.seed, settings.epochs, engine.rank)
         batches = open_clips(range(settings.epochs, settings.epochs + 1), 0)
-        measure_statistics(engine, _watched(batches, lambda: supervision.on_step(final, steps)), steps)
+        measure_statistics(engine, _watched(batches, settings.epochs, steps, supervision), steps)
     return history
 
 
-def _watched(clips: Iterator[Clips], on_batch: Callable[[], None]) -> Iterator[torch.Tensor]:
-    for batch in clips:
-        on_batch()
+def _watched(
+    clips: Iterator[Clips], epoch: int, steps: int, supervision: Supervision
+) -> Iterator[torch.Tensor]:
+    """Clips that no step is taken on, each of which is a sign of life."""
+    for number, batch in enumerate(clips):
+        supervision.on_step(Position(epoch, number), steps)
         yield batch.clips_bcthw
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 import torch
-from fvcore.nn.precise_bn import update_bn_stats
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from ukd_dist.training.engines import Engine
@@ -15,9 +15,10 @@ PRECISE_STEPS = 200  # after which statistics change no more (Wu and Johnson 202
 
 
 def measure_statistics(engine: Engine, clips: Iterable[torch.Tensor], steps: int) -> None:
-    """Give every batch norm that is not frozen the mean statistics of some batches under the final weights.
+    """Give every batch norm that is not frozen the statistics of some batches under the final weights.
 
-    Called on every rank, each with its own clips.
+    Means and variances are those of all positions of all these batches. Called on every rank, each with its
+    own clips; the ranks' statistics are averaged.
 
     Args:
         engine: Whose network.
@@ -27,6 +28,8 @@ def measure_statistics(engine: Engine, clips: Iterable[torch.Tensor], steps: int
     steps = min(steps, PRECISE_STEPS)
     engine.network.train()
     update_bn_stats(_Forward(engine), islice(clips, steps), steps)
+    for norm in get_bn_modules(engine.network):
+        norm.running_var.clamp_(min=0.0)  # a difference of two sums, of a channel that hardly varies
     engine.share_buffers()
 
 
