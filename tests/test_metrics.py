@@ -389,9 +389,11 @@ def test_a_run_whose_metrics_cannot_be_read_is_an_error_to_prometheus(tmp_path: 
     def damaged() -> list[Committed]:
         raise DataError("history.jsonl is damaged", expected="lines", action="remove it")
 
-    with exporting(tmp_path, "study", 0, damaged) as port:
-        with pytest.raises(HTTPError, match="500: history.jsonl is damaged"):
-            urlopen(f"http://127.0.0.1:{port}/metrics")
+    with (
+        exporting(tmp_path, "study", 0, damaged) as port,
+        pytest.raises(HTTPError, match=r"500: history\.jsonl is damaged"),
+    ):
+        urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
 def test_the_address_of_another_who_serves_by_now_is_left_in_its_place(tmp_path: Path) -> None:
