@@ -68,16 +68,17 @@ def path(tmp_path: Path) -> Path:
     return checkpoint(tmp_path / "theirs.pth")
 
 
-def shard(shards: ShardSet, run: RunDirectory) -> RunDirectory:
-    """Eight training and four test videos of two classes, of other shards."""
+def shard(shards: ShardSet, run: RunDirectory, classes: tuple[str, ...] = ("Run", "Sit")) -> RunDirectory:
+    """Eight training and four test videos, of other shards; by default of two classes."""
     content = []
     splits: tuple[SplitName, ...] = ("train", "test")
     for split in splits:
         for row, frames in enumerate(shards.rows[split].frames.tolist()):
             name = f"{split}{row}"
-            sample = Sample(split, row, name, row % 2, ("Run", "Sit")[row % 2], "", frames, 30.0, 84, 64)
+            label = row % len(classes)
+            sample = Sample(split, row, name, label, classes[label], "", frames, 30.0, 84, 64)
             content.append((sample, {"rgb.mp4": shards.read(split, row, "rgb.mp4").tobytes()}))
-    finish(run.shards, content, ("Run", "Sit"), encoding=shards.encoding)
+    finish(run.shards, content, classes, encoding=shards.encoding)
     return run
 
 

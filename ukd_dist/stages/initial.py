@@ -6,6 +6,7 @@ of every training that starts from them: another checkpoint under the same name 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from ukd_dist import manifest
-from ukd_dist.errors import DataError, UsageError
+from ukd_dist.errors import DataError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment, TeacherMember, digest
 from ukd_dist.initial import NONE, file_of, parent_of
 from ukd_dist.models.fetching import Checkpoint, fetch, find
@@ -25,6 +26,7 @@ from ukd_dist.training.inference import WEIGHTS
 from ukd_dist.training_config import Training
 
 KIND = "init"  # of the manifest, and its name among a training's inputs
+_log = logging.getLogger(__name__)
 
 
 def prepare(context: Context, trainings: Iterable[Training]) -> None:
@@ -37,9 +39,20 @@ def prepare(context: Context, trainings: Iterable[Training]) -> None:
             that a training starts from has no weights any more.
         MismatchError: What is there was made of another checkpoint, and `replace` was not asked for.
     """
-    wanted = {directory_of(context.run, one): one for one in trainings if one.init != NONE}
-    for directory, settings in wanted.items():
+    for directory, settings in _places(context.run, trainings).items():
         _prepare(context, directory, settings)
+
+
+def changed(context: Context, trainings: Iterable[Training]) -> set[Path]:
+    """Directories of initial weights that were made of another checkpoint than there is now.
+
+    Where the checkpoint or the directory is gone there is nothing to compare; a URL is not asked again.
+
+    Raises:
+        MismatchError: There is one, and `replace` was not asked for.
+    """
+    places = _places(context.run, trainings)
+    return {place for place, settings in places.items() if _is_of_another(context, place, settings)}
 
 
 def check_checkpoints(run: RunDirectory, experiment: Experiment) -> None:
@@ -123,11 +136,33 @@ def _key(settings: Training) -> dict[str, Any]:
     return {"arch": settings.arch, "modality": settings.modality, "init": settings.init, **clip}
 
 
-def _prepare(context: Context, directory: Path, settings: Training) -> None:
-    """Make one directory, or compare what lies there with its checkpoint, where that is a file."""
+def _places(run: RunDirectory, trainings: Iterable[Training]) -> dict[Path, Training]:
+    """Where the initial weights of trainings lie, each directory with one of those that begin there."""
+    return {directory_of(run, one): one for one in trainings if one.init != NONE}
+
+
+def _is_of_another(context: Context, directory: Path, settings: Training) -> bool:
+    """Whether a directory was made of another checkpoint than there is now; refused without `replace`."""
     checkpoint = _checkpoint(context.run, settings)
-    if manifest.read(directory) is not None and (checkpoint.url or not checkpoint.path.is_file()):
+    if checkpoint.url or manifest.read(directory) is None:
+        return False
+    sha256 = checkpoint.sha256 or (manifest.sha256_of(checkpoint.path) if checkpoint.path.is_file() else "")
+    try:
+        if sha256:
+            manifest.finished(directory, KIND, _key(settings), {"checkpoint": sha256})
+    except MismatchError as error:
+        if not context.replace:
+            raise
+        _log.warning("making %s again: %s", directory, error.problem)
+        return True
+    return False
+
+
+def _prepare(context: Context, directory: Path, settings: Training) -> None:
+    """Make one directory, where it is not there or of another checkpoint; that stays until it is made."""
+    if manifest.read(directory) is not None and not _is_of_another(context, directory, settings):
         return
+    checkpoint = _checkpoint(context.run, settings)
     if (parent := parent_of(settings.init)) and not checkpoint.path.is_file():
         raise DataError(
             f"member {parent}, from which others start, has no weights",
@@ -135,8 +170,6 @@ def _prepare(context: Context, directory: Path, settings: Training) -> None:
             action="train it again, or start from another",
         )
     sha256 = fetch(checkpoint)
-    if context.finished(directory, KIND, _key(settings), {"checkpoint": sha256}):
-        return
     num_classes = len(finished_shards(context.run).settings["classes"])
     report = initial_weights.make(settings, checkpoint, sha256, num_classes, directory)
     files = [WEIGHTS, initial_weights.REPORT]
