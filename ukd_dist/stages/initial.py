@@ -6,6 +6,7 @@ of every training that starts from them: another checkpoint under the same name 
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -56,18 +57,37 @@ def changed(context: Context, trainings: Iterable[Training]) -> set[Path]:
 
 
 def check_checkpoints(run: RunDirectory, experiment: Experiment) -> None:
-    """Refuse an experiment with a file that is not there and that some unfinished member needs.
+    """Refuse an experiment with a file or a member that is not there and that some unfinished member needs.
 
     Raises:
         UsageError: There is one; names it and the first member that starts from it.
     """
-    for name, directory, settings in _unfinished(run, experiment):
+    check_parents(run, experiment)
+    for name, _, settings in _waiting(run, experiment):
         path = file_of(settings.init)
-        if path and not path.is_file() and manifest.read(directory) is None:
+        if path and not path.is_file():
             raise UsageError(
                 f"{name} starts from {path}, which is not there",
                 expected="a checkpoint's file",
                 action="correct its init",
+            )
+
+
+def check_parents(run: RunDirectory, experiment: Experiment) -> None:
+    """Refuse an experiment whose unfinished teachers wait for members that nobody trains.
+
+    Raises:
+        UsageError: There is one; names it and the first that starts from it.
+    """
+    finished = sorted(path.parent.name for path in run.teacher("").glob(f"*/{manifest.FILENAME}"))
+    known = [*(member.id for member in experiment.teachers), *finished]
+    for name, _, settings in _waiting(run, experiment):
+        if (parent := parent_of(settings.init)) and parent not in known:
+            nearest = difflib.get_close_matches(parent, known, n=1)
+            raise UsageError(
+                f"{name} starts from member {parent}, which has no weights here",
+                expected=f"a teacher of the fleet, or a finished one in {run.root}",
+                action=f"did you mean member:{nearest[0]}?" if nearest else "correct its init",
             )
 
 
@@ -113,6 +133,11 @@ def needed(run: RunDirectory, experiment: Experiment) -> set[Path]:
     return {directory for _, directory, _ in _unfinished(run, experiment)}
 
 
+def awaited(run: RunDirectory, experiment: Experiment) -> set[str]:
+    """Members whose weights some unfinished one is still to be given."""
+    return {parent_of(settings.init) for _, _, settings in _waiting(run, experiment)}
+
+
 def awaits_weights(run: RunDirectory, member: TeacherMember) -> bool:
     """Whether the member that a teacher starts from has to keep its weights for it."""
     unfinished = not (run.teacher(member.id) / manifest.FILENAME).is_file()
@@ -128,6 +153,13 @@ def _unfinished(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[str
     for name, place, settings in members:
         if settings.init != NONE and not (place / manifest.FILENAME).is_file():
             yield name, directory_of(run, settings), settings
+
+
+def _waiting(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[str, Path, Training]]:
+    """Those of `_unfinished` whose initial weights are not made."""
+    for name, directory, settings in _unfinished(run, experiment):
+        if manifest.read(directory) is None:
+            yield name, directory, settings
 
 
 def _key(settings: Training) -> dict[str, Any]:
