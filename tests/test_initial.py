@@ -184,6 +184,39 @@ def test_a_student_starts_from_no_teacher(root: Path) -> None:
     assert study(root, f"students.runs.0.init={root}/students/other/model.safetensors")
 
 
+def refused_to_a_student(root: Path, path: Path | str) -> bool:
+    try:
+        study(root, f"students.runs.0.init={path}")
+    except UsageError as refused:
+        return f"student 'baseline' starts from the teacher's file {path}; expected weights" in str(refused)
+    return False
+
+
+def test_no_way_to_a_teachers_file_makes_it_another(root: Path, tmp_path: Path) -> None:
+    id_ = study(root).teachers[0].id
+    for run in (root, root / "split0", tmp_path / "other"):
+        RunDirectory(run).teacher(id_).mkdir(parents=True)
+        manifest.write_atomically(RunDirectory(run).experiment, b"")
+    (tmp_path / "nets").symlink_to(root / "teachers" / id_)
+    for way in ("run/split0/teachers", "run/students/../teachers", "other/teachers"):
+        assert refused_to_a_student(root, tmp_path / way / id_ / "model.safetensors"), way
+    assert refused_to_a_student(root, tmp_path / "nets" / "model.safetensors")
+    assert not refused_to_a_student(root, tmp_path / "teachers" / "theirs.safetensors")
+
+
+def test_a_manifest_beside_a_file_tells_whose_weights_it_holds(root: Path, tmp_path: Path) -> None:
+    places = {name: tmp_path / name for name in ("copied", "initial", "public", "student")}
+    for name, place in places.items():
+        init = {"initial": "member:x", "public": "kinetics400"}.get(name, "none")
+        kind = {"copied": "teacher", "student": "student"}.get(name, "init")
+        place.mkdir()
+        manifest.commit(place, kind, {"init": init}, {}, [])
+    found = {name: refused_to_a_student(root, place / "a.safetensors") for name, place in places.items()}
+    assert found == {"copied": True, "initial": True, "public": False, "student": False}
+    (places["student"] / manifest.FILENAME).write_text("of another program")
+    assert not refused_to_a_student(root, places["student"] / "a.safetensors")
+
+
 def test_members_that_start_from_others_come_after_them() -> None:
     inits = {"d": "member:b", "a": "none", "b": "member:a", "c": "kinetics400", "e": "member:gone"}
     assert generations(inits) == [["a", "c", "e"], ["b"], ["d"]]

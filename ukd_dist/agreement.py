@@ -7,13 +7,16 @@ modalities, first weights and shards from a store: what one part names, another 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from ukd_dist import manifest
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.data_config import Data
-from ukd_dist.errors import UsageError
+from ukd_dist.errors import DataError, UsageError
 from ukd_dist.initial import FORMS, file_of, parent_of
 from ukd_dist.target_config import Target
 from ukd_dist.training_config import Student, Teacher, Training
@@ -202,9 +205,22 @@ def check_init(
                 action=f"give it another init: {FORMS}",
             )
     for student in students:
-        if (path := file_of(student.init)) and path.is_relative_to(root / "teachers"):
+        if (path := file_of(student.init)) and _is_of_a_teacher(path, root):
             raise UsageError(
                 f"{where}: student '{student.name}' starts from the teacher's file {path}",
                 expected="weights that are no teacher's: a student learns from targets alone",
                 action="give it init: kinetics400, or the file of a student",
             )
+
+
+def _is_of_a_teacher(path: Path, root: Path) -> bool:
+    """Whether a file is a teacher's or was made of one's, of this run or another, by whatever way to it."""
+    file, home = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    for folder in file.parents:
+        run = folder.parent
+        if folder.name == "teachers" and (run.is_relative_to(home) or (run / "experiment.yaml").is_file()):
+            return True
+    with suppress(DataError, OSError):  # no manifest of ours
+        if found := manifest.read(file.parent):
+            return found.kind == "teacher" or bool(parent_of(str(found.settings.get("init", ""))))
+    return False
