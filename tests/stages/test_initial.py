@@ -235,6 +235,19 @@ def test_a_teacher_starts_from_another_ones_weights_and_classifier(run: RunDirec
     assert math.isfinite(first_loss(wanted, child))
 
 
+def test_of_a_parent_that_is_damaged_the_whole_directory_is_to_be_removed(run: RunDirectory) -> None:
+    first = study(run.root, "none").teachers[0]
+    wanted = study(run.root, "none", f"teachers.fleet.1.init=member:{first.id}")
+    place = run.teacher(first.id)
+    manifest.write_atomically(place / WEIGHTS, b"weights")
+    manifest.commit(place, "teacher", {}, {}, [WEIGHTS])
+    (place / WEIGHTS).write_bytes(b"damaged")
+    with pytest.raises(
+        DataError, match=rf"by its manifest; remove {place} to train it again, and run again$"
+    ):
+        prepare(context(wanted), [wanted.teachers[1].settings])
+
+
 def test_weights_go_when_nobody_is_to_start_from_them_and_finished_members_stay_finished(
     run: RunDirectory, path: Path
 ) -> None:

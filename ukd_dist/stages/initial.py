@@ -213,6 +213,8 @@ def _checkpoint(run: RunDirectory, settings: Training) -> Checkpoint:
     parent = parent_of(settings.init)
     if not parent:
         return find(settings.init, settings.arch)
-    found = manifest.read(run.teacher(parent))
+    directory = run.teacher(parent)
+    found = manifest.read(directory)
     expected = found.files[WEIGHTS].sha256 if found and WEIGHTS in found.files else ""
-    return Checkpoint(run.teacher(parent) / WEIGHTS, "", expected, f"member {parent}")
+    remedy = f"remove {directory} to train it again, and run again"
+    return Checkpoint(directory / WEIGHTS, "", expected, f"member {parent}", remedy)
