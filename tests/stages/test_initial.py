@@ -16,7 +16,7 @@ from ukd_dist import manifest
 from ukd_dist.clip_config import Clip
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.shards import Sample, ShardSet, SplitName
-from ukd_dist.errors import DataError, MismatchError, UsageError
+from ukd_dist.errors import DataError, IncompleteError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.models.networks import build
 from ukd_dist.progress import Progress
@@ -26,6 +26,7 @@ from ukd_dist.stages.context import Context
 from ukd_dist.stages.garbage import collect
 from ukd_dist.stages.initial import check_checkpoints, directory_of, initial_inputs, load_initial, prepare
 from ukd_dist.stages.keeping import keep_of
+from ukd_dist.stages.teach import teach
 from ukd_dist.stages.verify import verify
 from ukd_dist.training.inference import WEIGHTS, load_weights
 from ukd_dist.training.initial_weights import REPORT
@@ -197,6 +198,26 @@ def test_a_checkpoint_of_another_network_leaves_nothing(run: RunDirectory, tmp_p
     ):
         prepare(context(wanted), [wanted.teachers[0].settings])
     assert manifest.read(made(wanted)) is None
+
+
+def test_a_checkpoint_that_is_no_good_stops_those_alone_that_start_from_it(
+    run: RunDirectory, path: Path, tmp_path: Path
+) -> None:
+    """Their children are not trained without it; the last teacher, which is finished, is enough."""
+    (tmp_path / "bad.pth").write_bytes(b"cut off")
+    fleet = f"{{seed: 0, init: {tmp_path / 'bad.pth'}}}, {{seed: 1, init: {tmp_path / 'bad.pth'}}}"
+    bad = study(run.root, path, f"teachers.fleet=[{fleet}]").teachers[0]
+    fleet += f", {{seed: 2, init: 'member:{bad.id}'}}, {{seed: 3}}"
+    wanted = study(run.root, path, f"teachers.fleet=[{fleet}]", "teachers.quorum=1")
+    first, second, child, good = wanted.teachers
+    prepare(context(wanted), [good.settings])
+    attempted.train(wanted, good)
+    with pytest.raises(IncompleteError) as failed:
+        teach(context(wanted))
+    told = str(failed.value)
+    assert told.startswith(f"3 of 3 teachers failed, first {first.id}: {tmp_path / 'bad.pth'} ")
+    assert f"; missing: {first.id}, {second.id}, {child.id}; expected all 4, though 1 are enough" in told
+    assert told.count("and run again") == 1
 
 
 def test_weights_that_are_damaged_are_named_and_missing_ones_too(run: RunDirectory, path: Path) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ukd_dist import manifest
-from ukd_dist.errors import DataError, MismatchError, UsageError
+from ukd_dist.errors import DataError, MismatchError, ResourceError, UkdError, UsageError
 from ukd_dist.experiment import Experiment, TeacherMember, digest
 from ukd_dist.initial import NONE, file_of, parent_of
 from ukd_dist.models.fetching import Checkpoint, fetch, find
@@ -42,6 +42,23 @@ def prepare(context: Context, trainings: Iterable[Training]) -> None:
     """
     for directory, settings in _places(context.run, trainings).items():
         _prepare(context, directory, settings)
+
+
+def prepare_each(context: Context, members: Sequence[TeacherMember]) -> dict[str, UkdError]:
+    """As `prepare`, of teachers that do without each other; returns why some have no initial weights, by id.
+
+    Raises:
+        UsageError: As `prepare`.
+        MismatchError: As `prepare`.
+    """
+    failed = dict[str, UkdError]()
+    for place, settings in _places(context.run, [member.settings for member in members]).items():
+        try:
+            _prepare(context, place, settings)
+        except (DataError, ResourceError) as error:
+            alike = (m.id for m in members if directory_of(context.run, m.settings) == place)
+            failed |= dict.fromkeys(alike, error)
+    return failed
 
 
 def changed(context: Context, trainings: Iterable[Training]) -> set[Path]:

@@ -36,7 +36,7 @@ from ukd_dist.rundir import CHECKPOINTS, HISTORY, RunDirectory
 from ukd_dist.stages.capture import Capture, take_captured
 from ukd_dist.stages.commits import drop_attempts, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
-from ukd_dist.stages.initial import changed, directory_of, load_initial, prepare, teacher_inputs
+from ukd_dist.stages.initial import changed, directory_of, load_initial, prepare_each, teacher_inputs
 from ukd_dist.stages.keeping import keep_of, keep_only
 from ukd_dist.stages.members import CRASH, Member, Members
 from ukd_dist.training.checkpoints import KEPT, Checkpoints
@@ -124,14 +124,14 @@ def _unfinished(
 ) -> list[TeacherMember]:
     """Those of a generation that are to be trained, their initial weights being made.
 
-    Whose parent failed joins the failed.
+    Whose parent failed, or whose checkpoint is no good, joins the failed.
     """
     digest = shards_digest(context.run)
     begun = [m for m in generation if manifest.read(context.run.teacher(m.id)) is None]
     for member in begun:
         if (parent := parent_of(member.settings.init)) in failed:
             failed[member.id] = _orphan(member.id, parent, failed[parent])
-    prepare(context, [member.settings for member in begun if member.id not in failed])
+    failed |= prepare_each(context, [member for member in begun if member.id not in failed])
     return [m for m in generation if m.id in failed or not _is_finished(context, m, digest)]
 
 
@@ -284,14 +284,15 @@ def _orphan(member: str, parent: str, error: UkdError) -> TrainingError:
 def _missing(failed: dict[str, UkdError], begun: int, members: int, quorum: int) -> TrainingError:
     """What is said of teachers that were set aside; whether the run may go on is the error's kind."""
     (first, error), finished = next(iter(failed.items())), members - len(failed)
+    again = f"{error.action.removesuffix(', and run again')}, and run again"
     problem = f"{len(failed)} of {begun} teachers failed, first {first}: {error.problem}"
     if finished < quorum:
-        action = f"{error.action}, and run again: the others are kept"
+        action = f"{again}: the others are kept"
         return TrainingError(problem, expected=error.expected, action=action)
     return IncompleteError(
         f"{problem}; missing: {', '.join(failed)}",
         expected=f"all {members}, though {quorum} are enough for targets (teachers.quorum)",
-        action=f"{error.action}, and run again: targets were made without the missing",
+        action=f"{again}: targets were made without the missing",
     )
 
 
