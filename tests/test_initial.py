@@ -10,7 +10,7 @@ import yaml
 from ukd_dist import manifest, pipeline, whole
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment, resolved
-from ukd_dist.initial import generations
+from ukd_dist.initial import file_of, generations
 from ukd_dist.progress import Progress
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory, open_run
@@ -81,6 +81,26 @@ def test_paths_are_made_absolute_wherever_they_are_said(
     monkeypatch.chdir("/")
     again = parse(yaml.safe_dump(said.document), "again.yaml", [])
     assert [t.id for t in again.teachers] == [t.id for t in said.teachers]
+
+
+def test_a_path_may_begin_at_somebodys_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    inits = ("~/a.pth", "~nobody-here/b.pth")
+    said = [study(root, f"teachers.fleet.1.init='{init}'").teachers[1].settings.init for init in inits]
+    assert said == ["/home/ada/a.pth", str(Path.cwd() / "~nobody-here/b.pth")]
+
+
+def test_a_file_urls_path_is_unquoted() -> None:
+    assert file_of("file:///nets/a%20b%23.pth") == Path("/nets/a b#.pth")
+
+
+@pytest.mark.parametrize(
+    "url", ["file://host/nets/a.pth", "file://nets/a.pth", "file://", "file:///nets/a#1.pth", "file:///a?1"]
+)
+def test_a_file_url_of_elsewhere_is_refused(url: str, root: Path) -> None:
+    assert f"init {url} names no file of this machine; expected file:///path" in answer(
+        root, f"teachers.fleet.1.init='{url}'"
+    )
 
 
 @pytest.mark.parametrize(
