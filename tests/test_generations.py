@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,34 @@ def test_members_are_trained_after_those_that_they_start_from_and_not_without_th
     assert after is not None
     assert made.inputs == {"checkpoint": before.files[WEIGHTS].sha256}
     assert after.inputs["init"] == made.files[WEIGHTS].sha256
+
+
+def test_whoever_starts_from_a_member_that_is_trained_again_starts_from_its_new_weights(
+    shards: ShardSet, cluster: RayCluster, tmp_path: Path
+) -> None:
+    run = shard(shards, RunDirectory(tmp_path / "run"))
+    (parent,) = study(run.root, "none", "teachers.fleet=[{seed: 0, lr: 0.01}]").teachers
+    fleet = f"teachers.fleet=[{{seed: 0, lr: 0.01}}, {{seed: 1, init: 'member:{parent.id}'}}]"
+    wanted = study(run.root, "none", fleet, "teachers.keep=logits")
+    child = wanted.teachers[1]
+    teach(context(wanted, cluster))
+    before = manifest.read(run.teacher(parent.id))
+    shutil.rmtree(run.shards)
+    shard(shards, run, classes=("Walk", "Wave", "Jump"))
+
+    teach(replace(context(wanted, cluster), replace=True))
+
+    after, made = manifest.read(run.teacher(parent.id)), manifest.read(directory_of(run, child.settings))
+    began = manifest.read(run.teacher(child.id))
+    assert before is not None
+    assert after is not None
+    assert made is not None
+    assert began is not None
+    assert before.files[WEIGHTS] != after.files[WEIGHTS]
+    assert made.inputs == {"checkpoint": after.files[WEIGHTS].sha256}
+    assert began.inputs["init"] == made.files[WEIGHTS].sha256
+    assert after.present == began.present
+    assert WEIGHTS not in after.present
 
 
 def test_a_student_starts_from_a_checkpoint_on_every_rank(

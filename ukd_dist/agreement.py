@@ -7,16 +7,17 @@ modalities, first weights and shards from a store: what one part names, another 
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from ukd_dist import manifest
 from ukd_dist.clip_config import Clip, Views
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.data_config import Data
-from ukd_dist.errors import UsageError
-from ukd_dist.initial import file_of, parent_of
-from ukd_dist.manifest import FILENAME
+from ukd_dist.errors import DataError, UsageError
+from ukd_dist.initial import FORMS, file_of, parent_of
 from ukd_dist.target_config import Target
 from ukd_dist.training_config import Student, Teacher, Training
 
@@ -175,10 +176,12 @@ def check_place(data: Data, cluster: Cluster, where: str) -> None:
 def check_init(
     root: Path, fleet: Mapping[str, Teacher], imported: Sequence[str], students: Sequence[Student], where: str
 ) -> None:
-    """Refuse members that start from nobody's weights, and students that start from a teacher's.
+    """Refuse teachers that start from what has no weights for them, and students that start from a teacher's.
+
+    Whether a parent that is not of the fleet is there, `stages.initial.check_parents` knows.
 
     Args:
-        root: The run directory, where a teacher of an earlier experiment may be finished.
+        root: The run directory.
         fleet: The teachers that are trained, by id.
         imported: Ids of those from elsewhere, which have no weights.
         students: The students.
@@ -187,7 +190,6 @@ def check_init(
     Raises:
         UsageError: There is such a member; names the first.
     """
-    finished = [path.parent.name for path in sorted(root.glob(f"teachers/*/{FILENAME}"))]
     for id_, teacher in fleet.items():
         parent = parent_of(teacher.init)
         if parent in fleet and fleet[parent].arch != teacher.arch:
@@ -196,18 +198,29 @@ def check_init(
                 expected=f"another {teacher.arch}",
                 action="give it the same arch",
             )
-        known = [*fleet, *(name for name in finished if name not in imported)]
-        if parent and parent not in known:
-            nearest = difflib.get_close_matches(parent, known, n=1)
+        if parent in imported:
             raise UsageError(
-                f"{where}: teacher {id_} starts from member {parent}, which has no weights here",
-                expected="a teacher of the fleet, or a finished one in the root",
-                action=f"did you mean member:{nearest[0]}?" if nearest else "see `ukd status ROOT`",
+                f"{where}: teacher {id_} starts from the imported {parent}, which has no weights",
+                expected="a teacher that was trained here",
+                action=f"give it another init: {FORMS}",
             )
     for student in students:
-        if (path := file_of(student.init)) and path.is_relative_to(root / "teachers"):
+        if (path := file_of(student.init)) and _is_of_a_teacher(path, root):
             raise UsageError(
                 f"{where}: student '{student.name}' starts from the teacher's file {path}",
                 expected="weights that are no teacher's: a student learns from targets alone",
                 action="give it init: kinetics400, or the file of a student",
             )
+
+
+def _is_of_a_teacher(path: Path, root: Path) -> bool:
+    """Whether a file is a teacher's or was made of one's, of this run or another, by whatever way to it."""
+    file, home = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    for folder in file.parents:
+        run = folder.parent
+        if folder.name == "teachers" and (run.is_relative_to(home) or (run / "experiment.yaml").is_file()):
+            return True
+    with suppress(DataError, OSError):  # no manifest of ours
+        if found := manifest.read(file.parent):
+            return found.kind == "teacher" or bool(parent_of(str(found.settings.get("init", ""))))
+    return False

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from ukd_dist.settings import SettingsError
 
@@ -28,6 +31,12 @@ def check_form(init: str) -> str:
             f"init {init} is of scheme '{scheme}'",
             expected=f"one of {', '.join(_SCHEMES)}",
             action="fetch the file yourself, and give its path",
+        )
+    if scheme == "file" and is_url and not _is_of_this_machine(init):
+        raise SettingsError(
+            f"init {init} names no file of this machine",
+            expected="file:///path, with %23 for # and the like",
+            action="give the file's path instead",
         )
     if init not in (NONE, KINETICS) and not parent_of(init) and not is_url and not _is_path(init):
         nearest = difflib.get_close_matches(init, [NONE, KINETICS, _MEMBER], n=1, cutoff=0.4)
@@ -57,7 +66,7 @@ def parent_of(init: str) -> str:
 def file_of(init: str) -> Path | None:
     """The file that is named by a path or a file: URL; None where `init` says something else."""
     if init.startswith("file://"):
-        return Path(init.removeprefix("file://"))
+        return Path(url2pathname(urlsplit(init).path))
     return Path(init) if _is_path(init) else None
 
 
@@ -85,7 +94,15 @@ def generations(inits: Mapping[str, str]) -> list[list[str]]:
 
 def _absolute(init: Any) -> Any:
     """Whatever a file says, which nobody has checked yet."""
-    return str(Path(init).absolute()) if isinstance(init, str) and _is_path(init) else init
+    if not isinstance(init, str) or not _is_path(init):
+        return init
+    return str(Path(os.path.expanduser(init)).absolute())  # noqa: PTH111 (Path's raises for nobody's home)
+
+
+def _is_of_this_machine(url: str) -> bool:
+    """Whether a file: URL has a path and nothing else."""
+    parts = urlsplit(url)
+    return parts.path.startswith("/") and not (parts.netloc or parts.query or parts.fragment)
 
 
 def _is_path(init: str) -> bool:

@@ -23,6 +23,7 @@ from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
 from ukd_dist.splits import begun, has_several, naming_split, open_parts, parts
 from ukd_dist.stages.garbage import Collection, collect
+from ukd_dist.stages.initial import check_checkpoints, check_parents
 from ukd_dist.stages.joint import joint_report
 from ukd_dist.stages.packing import Node
 from ukd_dist.stages.plan import Plan
@@ -67,7 +68,7 @@ def run(
     _refuse_other_layout(experiment)
     if not has_several(experiment):
         return pipeline.run(experiment, stages, replace=replace, workers=workers, progress=progress)
-    _check_lists(experiment, chosen, stages)
+    _check_parts(experiment, chosen, stages)
     missing, refused = list[IncompleteError](), None
     with holding(experiment), pipeline.cluster_of(experiment, progress) as cluster:
         _draw(experiment, stages, progress)
@@ -127,6 +128,8 @@ def plan(
 ) -> Iterator[tuple[str, Plan]]:
     """As `stages.plan.plan`, of every split, by its name."""
     for name, part in parts(experiment, split).items():
+        with naming_split(experiment, name):
+            check_parents(RunDirectory(part.root), part)
         yield name, predict(_before_drawing(experiment, name, part), nodes, measured=measured)
 
 
@@ -180,13 +183,15 @@ def _refuse_other_layout(experiment: Experiment) -> None:
         )
 
 
-def _check_lists(experiment: Experiment, chosen: Mapping[str, Experiment], stages: Sequence[str]) -> None:
-    """Refuse what is wrong with any split's lists before the first one is worked on."""
+def _check_parts(experiment: Experiment, chosen: Mapping[str, Experiment], stages: Sequence[str]) -> None:
+    """Refuse what is wrong with any split's lists or first weights before the first one is worked on."""
     data = experiment.data
     for name, part in chosen.items():
-        if "shard" in stages and data.shards is None and data.source != "synthetic":
-            with naming_split(experiment, name):
+        with naming_split(experiment, name):
+            if "shard" in stages and data.shards is None and data.source != "synthetic":
                 read_source(part.data)
+            if {"teach", "distill"}.intersection(stages):
+                check_checkpoints(RunDirectory(part.root), part)
 
 
 def _draw(experiment: Experiment, stages: Sequence[str], progress: Progress) -> None:

@@ -167,6 +167,21 @@ def test_a_partial_file_in_a_folder_that_goes_is_not_counted_twice(run: RunDirec
     assert "partial files" not in {item.what for item in collect(load(run.root), dry_run=True).excess}
 
 
+def test_a_removed_member_from_which_another_is_to_start_stays_until_that_is_finished(
+    run: RunDirectory,
+) -> None:
+    last = load(run.root).teachers[-1]
+    parent = load(run.root).teachers[0]
+    fleet = f"[{{arch: {parent.settings.arch}, modality: rgb, seed: 7, init: 'member:{parent.id}'}}]"
+    child = load(run.root, f"teachers.fleet={fleet}")
+    place = f"teachers/{parent.id}"
+    found = names(collect(child, removed=True, dry_run=True), run)
+    assert place not in found
+    assert f"teachers/{last.id}" in found
+    manifest.commit(run.teacher(child.teachers[0].id), "teacher", {}, {}, [])
+    assert place in names(collect(child, removed=True, dry_run=True), run)
+
+
 def test_a_partial_file_of_a_removed_member_is_not_counted_twice(run: RunDirectory) -> None:
     leave_partial(run.teacher("gone") / ".model.safetensors.0a1b2c3d.partial", 3600)
     excess = collect(load(run.root), removed=True, dry_run=True).excess

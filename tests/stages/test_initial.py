@@ -16,7 +16,7 @@ from ukd_dist import manifest
 from ukd_dist.clip_config import Clip
 from ukd_dist.cluster import RayCluster
 from ukd_dist.data.shards import Sample, ShardSet, SplitName
-from ukd_dist.errors import DataError, MismatchError, UsageError
+from ukd_dist.errors import DataError, IncompleteError, MismatchError, UsageError
 from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.models.networks import build
 from ukd_dist.progress import Progress
@@ -26,6 +26,7 @@ from ukd_dist.stages.context import Context
 from ukd_dist.stages.garbage import collect
 from ukd_dist.stages.initial import check_checkpoints, directory_of, initial_inputs, load_initial, prepare
 from ukd_dist.stages.keeping import keep_of
+from ukd_dist.stages.teach import teach
 from ukd_dist.stages.verify import verify
 from ukd_dist.training.inference import WEIGHTS, load_weights
 from ukd_dist.training.initial_weights import REPORT
@@ -68,16 +69,17 @@ def path(tmp_path: Path) -> Path:
     return checkpoint(tmp_path / "theirs.pth")
 
 
-def shard(shards: ShardSet, run: RunDirectory) -> RunDirectory:
-    """Eight training and four test videos of two classes, of other shards."""
+def shard(shards: ShardSet, run: RunDirectory, classes: tuple[str, ...] = ("Run", "Sit")) -> RunDirectory:
+    """Eight training and four test videos, of other shards; by default of two classes."""
     content = []
     splits: tuple[SplitName, ...] = ("train", "test")
     for split in splits:
         for row, frames in enumerate(shards.rows[split].frames.tolist()):
             name = f"{split}{row}"
-            sample = Sample(split, row, name, row % 2, ("Run", "Sit")[row % 2], "", frames, 30.0, 84, 64)
+            label = row % len(classes)
+            sample = Sample(split, row, name, label, classes[label], "", frames, 30.0, 84, 64)
             content.append((sample, {"rgb.mp4": shards.read(split, row, "rgb.mp4").tobytes()}))
-    finish(run.shards, content, ("Run", "Sit"), encoding=shards.encoding)
+    finish(run.shards, content, classes, encoding=shards.encoding)
     return run
 
 
@@ -198,6 +200,26 @@ def test_a_checkpoint_of_another_network_leaves_nothing(run: RunDirectory, tmp_p
     assert manifest.read(made(wanted)) is None
 
 
+def test_a_checkpoint_that_is_no_good_stops_those_alone_that_start_from_it(
+    run: RunDirectory, path: Path, tmp_path: Path
+) -> None:
+    """Their children are not trained without it; the last teacher, which is finished, is enough."""
+    (tmp_path / "bad.pth").write_bytes(b"cut off")
+    fleet = f"{{seed: 0, init: {tmp_path / 'bad.pth'}}}, {{seed: 1, init: {tmp_path / 'bad.pth'}}}"
+    bad = study(run.root, path, f"teachers.fleet=[{fleet}]").teachers[0]
+    fleet += f", {{seed: 2, init: 'member:{bad.id}'}}, {{seed: 3}}"
+    wanted = study(run.root, path, f"teachers.fleet=[{fleet}]", "teachers.quorum=1")
+    first, second, child, good = wanted.teachers
+    prepare(context(wanted), [good.settings])
+    attempted.train(wanted, good)
+    with pytest.raises(IncompleteError) as failed:
+        teach(context(wanted))
+    told = str(failed.value)
+    assert told.startswith(f"3 of 3 teachers failed, first {first.id}: {tmp_path / 'bad.pth'} ")
+    assert f"; missing: {first.id}, {second.id}, {child.id}; expected all 4, though 1 are enough" in told
+    assert told.count("and run again") == 1
+
+
 def test_weights_that_are_damaged_are_named_and_missing_ones_too(run: RunDirectory, path: Path) -> None:
     wanted = study(run.root, path)
     settings = wanted.teachers[0].settings
@@ -232,6 +254,19 @@ def test_a_teacher_starts_from_another_ones_weights_and_classifier(run: RunDirec
     for name, value in network.state_dict().items():
         assert torch.equal(value, trained.state_dict()[name]), name
     assert math.isfinite(first_loss(wanted, child))
+
+
+def test_of_a_parent_that_is_damaged_the_whole_directory_is_to_be_removed(run: RunDirectory) -> None:
+    first = study(run.root, "none").teachers[0]
+    wanted = study(run.root, "none", f"teachers.fleet.1.init=member:{first.id}")
+    place = run.teacher(first.id)
+    manifest.write_atomically(place / WEIGHTS, b"weights")
+    manifest.commit(place, "teacher", {}, {}, [WEIGHTS])
+    (place / WEIGHTS).write_bytes(b"damaged")
+    with pytest.raises(
+        DataError, match=rf"by its manifest; remove {place} to train it again, and run again$"
+    ):
+        prepare(context(wanted), [wanted.teachers[1].settings])
 
 
 def test_weights_go_when_nobody_is_to_start_from_them_and_finished_members_stay_finished(

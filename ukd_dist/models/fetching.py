@@ -30,12 +30,14 @@ class Checkpoint:
         url: Where it is fetched from; empty for a file of the user's.
         sha256: The first digits that are publicly known; empty where none are.
         source: Who it is from, for people.
+        remedy: What to do where the file is another one.
     """
 
     path: Path
     url: str
     sha256: str
     source: str
+    remedy: str = "remove it, and run again"
 
 
 def find(init: str, arch: str) -> Checkpoint:
@@ -82,7 +84,7 @@ def fetch(checkpoint: Checkpoint) -> str:
         raise DataError(
             f"{checkpoint.path} has sha256 {found}",
             expected=f"{checkpoint.sha256}... by {checkpoint.url or 'its manifest'}",
-            action="remove it, and run again",
+            action=checkpoint.remedy,
         )
     return found
 

@@ -35,7 +35,7 @@ from ukd_dist.metrics import Recorder
 from ukd_dist.rundir import CHECKPOINTS, ERROR, HISTORY, RunDirectory, leave_error, read_history
 from ukd_dist.stages.commits import drop_attempts, drop_older, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
-from ukd_dist.stages.initial import initial_inputs, load_initial, prepare
+from ukd_dist.stages.initial import changed, initial_inputs, load_initial, prepare
 from ukd_dist.stages.keeping import keep_of, keep_only
 from ukd_dist.stages.objectives import objective_of
 from ukd_dist.stages.online import require_weights, weights_digests
@@ -72,8 +72,7 @@ def distill(context: Context) -> None:
         TrainingError: A student failed.
     """
     for member in context.experiment.students:
-        prepare_student(context, member)
-        if not is_finished(context, member):
+        if needs_training(context, member):
             require_weights(context.run, member)
             _distill_one(context, member)
         for teacher in member.teachers:  # nobody else may wait for its weights now
@@ -109,14 +108,21 @@ def _ask_to_stop(student: Path) -> bool:
     return True
 
 
-def prepare_student(context: Context, member: StudentMember) -> None:
-    """Make a student's initial weights if it is to be trained and they are not there.
+def needs_training(context: Context, member: StudentMember) -> bool:
+    """Whether a student is still to be trained; its initial weights are made then.
 
     Raises:
+        MismatchError: It was made from other settings, inputs or initial weights.
         UkdError: As `initial.prepare`.
     """
-    if manifest.read(context.run.student(member.id)) is None:
-        prepare(context, [member.settings])
+    directory = context.run.student(member.id)
+    if manifest.read(directory) is not None:
+        if changed(context, [member.settings]):
+            manifest.drop(directory)
+        elif is_finished(context, member):
+            return False
+    prepare(context, [member.settings])  # attempts name them among their inputs
+    return not is_finished(context, member)
 
 
 def is_finished(context: Context, member: StudentMember) -> bool:

@@ -17,7 +17,7 @@ from ukd_dist.errors import BusyError, DataError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory, coordinating
 from ukd_dist.stages.imports import IMPORTED
-from ukd_dist.stages.initial import needed
+from ukd_dist.stages.initial import awaited, needed
 from ukd_dist.stages.keeping import Excess, drop_excess, keep_of, remove, teacher_excess
 from ukd_dist.status import is_held
 
@@ -136,9 +136,13 @@ def _sums(directory: Path, keep: bool) -> list[Excess]:
 
 
 def _strangers(run: RunDirectory, experiment: Experiment) -> Iterator[Excess]:
-    """Members and targets that the experiment does not name; imported ones cannot be made again here."""
+    """Members and targets that the experiment does not name; imported ones cannot be made again here.
+
+    Nor can those from which teachers of the experiment are still to start.
+    """
+    teachers = {t.id for t in experiment.teachers} | set(experiment.imported) | awaited(run, experiment)
     members: Sequence[tuple[str, Path, set[str]]] = (
-        ("teachers", run.teacher(""), {t.id for t in experiment.teachers} | set(experiment.imported)),
+        ("teachers", run.teacher(""), teachers),
         ("targets", run.target(""), {t.id for t in experiment.targets}),
         ("students", run.student(""), {s.id for s in experiment.students}),
     )

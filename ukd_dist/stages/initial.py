@@ -6,15 +6,17 @@ of every training that starts from them: another checkpoint under the same name 
 
 from __future__ import annotations
 
+import difflib
+import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ukd_dist import manifest
-from ukd_dist.errors import DataError, UsageError
+from ukd_dist.errors import DataError, MismatchError, ResourceError, UkdError, UsageError
 from ukd_dist.experiment import Experiment, TeacherMember, digest
 from ukd_dist.initial import NONE, file_of, parent_of
 from ukd_dist.models.fetching import Checkpoint, fetch, find
@@ -25,6 +27,7 @@ from ukd_dist.training.inference import WEIGHTS
 from ukd_dist.training_config import Training
 
 KIND = "init"  # of the manifest, and its name among a training's inputs
+_log = logging.getLogger(__name__)
 
 
 def prepare(context: Context, trainings: Iterable[Training]) -> None:
@@ -37,24 +40,71 @@ def prepare(context: Context, trainings: Iterable[Training]) -> None:
             that a training starts from has no weights any more.
         MismatchError: What is there was made of another checkpoint, and `replace` was not asked for.
     """
-    wanted = {directory_of(context.run, one): one for one in trainings if one.init != NONE}
-    for directory, settings in wanted.items():
+    for directory, settings in _places(context.run, trainings).items():
         _prepare(context, directory, settings)
 
 
+def prepare_each(context: Context, members: Sequence[TeacherMember]) -> dict[str, UkdError]:
+    """As `prepare`, of teachers that do without each other; returns why some have no initial weights, by id.
+
+    Raises:
+        UsageError: As `prepare`.
+        MismatchError: As `prepare`.
+    """
+    failed = dict[str, UkdError]()
+    for place, settings in _places(context.run, [member.settings for member in members]).items():
+        try:
+            _prepare(context, place, settings)
+        except (DataError, ResourceError) as error:
+            alike = (m.id for m in members if directory_of(context.run, m.settings) == place)
+            failed |= dict.fromkeys(alike, error)
+    return failed
+
+
+def changed(context: Context, trainings: Iterable[Training]) -> set[Path]:
+    """Directories of initial weights that were made of another checkpoint than there is now.
+
+    Where the checkpoint or the directory is gone there is nothing to compare; a URL is not asked again.
+
+    Raises:
+        MismatchError: There is one, and `replace` was not asked for.
+    """
+    places = _places(context.run, trainings)
+    return {place for place, settings in places.items() if _is_of_another(context, place, settings)}
+
+
 def check_checkpoints(run: RunDirectory, experiment: Experiment) -> None:
-    """Refuse an experiment with a file that is not there and that some unfinished member needs.
+    """Refuse an experiment with a file or a member that is not there and that some unfinished member needs.
 
     Raises:
         UsageError: There is one; names it and the first member that starts from it.
     """
-    for name, directory, settings in _unfinished(run, experiment):
+    check_parents(run, experiment)
+    for name, _, settings in _waiting(run, experiment):
         path = file_of(settings.init)
-        if path and not path.is_file() and manifest.read(directory) is None:
+        if path and not path.is_file():
             raise UsageError(
                 f"{name} starts from {path}, which is not there",
                 expected="a checkpoint's file",
                 action="correct its init",
+            )
+
+
+def check_parents(run: RunDirectory, experiment: Experiment) -> None:
+    """Refuse an experiment whose unfinished teachers wait for members that nobody trains.
+
+    Raises:
+        UsageError: There is one; names it and the first that starts from it.
+    """
+    finished = sorted(path.parent.name for path in run.teacher("").glob(f"*/{manifest.FILENAME}"))
+    known = [*(member.id for member in experiment.teachers), *finished]
+    for name, _, settings in _waiting(run, experiment):
+        if (parent := parent_of(settings.init)) and parent not in known:
+            nearest = difflib.get_close_matches(parent, known, n=1)
+            raise UsageError(
+                f"{name} starts from member {parent}, which has no weights here",
+                expected=f"a teacher of the fleet, or a finished one in {run.root}",
+                action=f"did you mean member:{nearest[0]}?" if nearest else "correct its init",
             )
 
 
@@ -100,6 +150,11 @@ def needed(run: RunDirectory, experiment: Experiment) -> set[Path]:
     return {directory for _, directory, _ in _unfinished(run, experiment)}
 
 
+def awaited(run: RunDirectory, experiment: Experiment) -> set[str]:
+    """Members whose weights some unfinished one is still to be given."""
+    return {parent_of(settings.init) for _, _, settings in _waiting(run, experiment)}
+
+
 def awaits_weights(run: RunDirectory, member: TeacherMember) -> bool:
     """Whether the member that a teacher starts from has to keep its weights for it."""
     unfinished = not (run.teacher(member.id) / manifest.FILENAME).is_file()
@@ -117,17 +172,46 @@ def _unfinished(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[str
             yield name, directory_of(run, settings), settings
 
 
+def _waiting(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[str, Path, Training]]:
+    """Those of `_unfinished` whose initial weights are not made."""
+    for name, directory, settings in _unfinished(run, experiment):
+        if manifest.read(directory) is None:
+            yield name, directory, settings
+
+
 def _key(settings: Training) -> dict[str, Any]:
     """What initial weights depend on: the clip, as position embeddings do."""
     clip = {"frames": settings.clip.frames, "size": settings.clip.size}
     return {"arch": settings.arch, "modality": settings.modality, "init": settings.init, **clip}
 
 
-def _prepare(context: Context, directory: Path, settings: Training) -> None:
-    """Make one directory, or compare what lies there with its checkpoint, where that is a file."""
+def _places(run: RunDirectory, trainings: Iterable[Training]) -> dict[Path, Training]:
+    """Where the initial weights of trainings lie, each directory with one of those that begin there."""
+    return {directory_of(run, one): one for one in trainings if one.init != NONE}
+
+
+def _is_of_another(context: Context, directory: Path, settings: Training) -> bool:
+    """Whether a directory was made of another checkpoint than there is now; refused without `replace`."""
     checkpoint = _checkpoint(context.run, settings)
-    if manifest.read(directory) is not None and (checkpoint.url or not checkpoint.path.is_file()):
+    if checkpoint.url or manifest.read(directory) is None:
+        return False
+    sha256 = checkpoint.sha256 or (manifest.sha256_of(checkpoint.path) if checkpoint.path.is_file() else "")
+    try:
+        if sha256:
+            manifest.finished(directory, KIND, _key(settings), {"checkpoint": sha256})
+    except MismatchError as error:
+        if not context.replace:
+            raise
+        _log.warning("making %s again: %s", directory, error.problem)
+        return True
+    return False
+
+
+def _prepare(context: Context, directory: Path, settings: Training) -> None:
+    """Make one directory, where it is not there or of another checkpoint; that stays until it is made."""
+    if manifest.read(directory) is not None and not _is_of_another(context, directory, settings):
         return
+    checkpoint = _checkpoint(context.run, settings)
     if (parent := parent_of(settings.init)) and not checkpoint.path.is_file():
         raise DataError(
             f"member {parent}, from which others start, has no weights",
@@ -135,8 +219,6 @@ def _prepare(context: Context, directory: Path, settings: Training) -> None:
             action="train it again, or start from another",
         )
     sha256 = fetch(checkpoint)
-    if context.finished(directory, KIND, _key(settings), {"checkpoint": sha256}):
-        return
     num_classes = len(finished_shards(context.run).settings["classes"])
     report = initial_weights.make(settings, checkpoint, sha256, num_classes, directory)
     files = [WEIGHTS, initial_weights.REPORT]
@@ -148,6 +230,8 @@ def _checkpoint(run: RunDirectory, settings: Training) -> Checkpoint:
     parent = parent_of(settings.init)
     if not parent:
         return find(settings.init, settings.arch)
-    found = manifest.read(run.teacher(parent))
+    directory = run.teacher(parent)
+    found = manifest.read(directory)
     expected = found.files[WEIGHTS].sha256 if found and WEIGHTS in found.files else ""
-    return Checkpoint(run.teacher(parent) / WEIGHTS, "", expected, f"member {parent}")
+    remedy = f"remove {directory} to train it again, and run again"
+    return Checkpoint(directory / WEIGHTS, "", expected, f"member {parent}", remedy)

@@ -23,9 +23,8 @@ from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import (
     Work,
     committing,
-    is_finished,
+    needs_training,
     new_work,
-    prepare_student,
     ranks_of,
     train_student,
 )
@@ -97,14 +96,13 @@ def lead(coordinating: AbstractContextManager[Context], member: StudentMember) -
     with ExitStack() as stack:
         try:
             context = stack.enter_context(coordinating)
-            prepare_student(context, member)
-            finished = is_finished(context, member)
-            if not finished:
+            unfinished = needs_training(context, member)
+            if unfinished:
                 require_weights(context.run, member)
         except UkdError as error:
             _from_rank_0(error)
             raise
-        if finished:
+        if not unfinished:
             _from_rank_0(None)
             context.progress.say(f"student {member.id}: nothing to do, done already")
             return

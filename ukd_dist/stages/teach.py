@@ -36,7 +36,7 @@ from ukd_dist.rundir import CHECKPOINTS, HISTORY, RunDirectory
 from ukd_dist.stages.capture import Capture, take_captured
 from ukd_dist.stages.commits import drop_attempts, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
-from ukd_dist.stages.initial import load_initial, prepare, teacher_inputs
+from ukd_dist.stages.initial import changed, directory_of, load_initial, prepare_each, teacher_inputs
 from ukd_dist.stages.keeping import keep_of, keep_only
 from ukd_dist.stages.members import CRASH, Member, Members
 from ukd_dist.training.checkpoints import KEPT, Checkpoints
@@ -66,13 +66,15 @@ def teach(context: Context) -> None:
     Raises:
         IncompleteError: Some teachers failed, but as many as `teachers.quorum` says are finished.
         TrainingError: More failed; the others are finished.
-        MismatchError: A teacher was trained on other shards.
+        MismatchError: A teacher was trained on other shards, or began with another checkpoint.
     """
     experiment, begun = context.experiment, 0
     failed: dict[str, UkdError] = {}
     known = {member.id: member for member in experiment.teachers}
+    order = generations({id_: member.settings.init for id_, member in known.items()})
+    _drop_stale(context, [known[id_] for generation in order for id_ in generation])
     _keep_only(context)  # `keep` may be another since, or its coordinator was killed
-    for generation in generations({id_: member.settings.init for id_, member in known.items()}):
+    for generation in order:
         members = _unfinished(context, [known[id_] for id_ in generation], failed)
         begun += len(members)
         failed |= _train_all(context, [member for member in members if member.id not in failed])
@@ -87,19 +89,49 @@ def _keep_only(context: Context) -> None:
         keep_only(context.run.teacher(member.id), keep_of(context.run, context.experiment, member.id))
 
 
+def _drop_stale(context: Context, members: Sequence[TeacherMember]) -> None:
+    """Compare finished teachers with what they were made of, before any is trained.
+
+    With `replace` those of other shards or of another checkpoint go, and whoever starts from them: parents
+    then keep their weights for children, and initial weights are made for all that are to be trained.
+
+    Args:
+        context: Whose root.
+        members: Parents before children.
+
+    Raises:
+        MismatchError: There is one, and `replace` was not asked for.
+    """
+    run, again = context.run, set[str]()
+    finished = {m.id: m.settings for m in members if manifest.read(run.teacher(m.id)) is not None}
+    if not finished:
+        return
+    digest, others = shards_digest(run), changed(context, finished.values())
+    for member in members:
+        directory, initial = run.teacher(member.id), directory_of(run, member.settings)
+        if parent_of(member.settings.init) in again:
+            manifest.drop(directory)
+            manifest.drop(initial)
+        elif initial in others:
+            manifest.drop(directory)
+        elif member.id not in finished or _is_finished(context, member, digest):
+            continue
+        again.add(member.id)
+
+
 def _unfinished(
     context: Context, generation: Sequence[TeacherMember], failed: dict[str, UkdError]
 ) -> list[TeacherMember]:
     """Those of a generation that are to be trained, their initial weights being made.
 
-    Whose parent failed joins the failed.
+    Whose parent failed, or whose checkpoint is no good, joins the failed.
     """
     digest = shards_digest(context.run)
     begun = [m for m in generation if manifest.read(context.run.teacher(m.id)) is None]
     for member in begun:
         if (parent := parent_of(member.settings.init)) in failed:
             failed[member.id] = _orphan(member.id, parent, failed[parent])
-    prepare(context, [member.settings for member in begun if member.id not in failed])
+    failed |= prepare_each(context, [member for member in begun if member.id not in failed])
     return [m for m in generation if m.id in failed or not _is_finished(context, m, digest)]
 
 
@@ -252,14 +284,15 @@ def _orphan(member: str, parent: str, error: UkdError) -> TrainingError:
 def _missing(failed: dict[str, UkdError], begun: int, members: int, quorum: int) -> TrainingError:
     """What is said of teachers that were set aside; whether the run may go on is the error's kind."""
     (first, error), finished = next(iter(failed.items())), members - len(failed)
+    again = f"{error.action.removesuffix(', and run again')}, and run again"
     problem = f"{len(failed)} of {begun} teachers failed, first {first}: {error.problem}"
     if finished < quorum:
-        action = f"{error.action}, and run again: the others are kept"
+        action = f"{again}: the others are kept"
         return TrainingError(problem, expected=error.expected, action=action)
     return IncompleteError(
         f"{problem}; missing: {', '.join(failed)}",
         expected=f"all {members}, though {quorum} are enough for targets (teachers.quorum)",
-        action=f"{error.action}, and run again: targets were made without the missing",
+        action=f"{again}: targets were made without the missing",
     )
 
 

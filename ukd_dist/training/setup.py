@@ -40,7 +40,7 @@ def prepare_device(settings: Training, local_rank: int = 0) -> torch.device:
 
 
 def build_network(settings: Training, num_classes: int) -> VideoNetwork:
-    """The network of a training, with its initial weights."""
+    """The network of a training, with the weights that its seed draws."""
     network = build(
         settings.arch,
         num_classes=num_classes,
