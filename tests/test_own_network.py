@@ -31,7 +31,7 @@ data:
   clip: {{frames: 4, stride: 2, size: 16, short_side: [32, 48]}}
 teachers:
   defaults: {{modality: rgb, epochs: 1, batch_size: 4, lr: 0.001}}
-  fleet: [{{arch: "mynets.flat:network"}}, {{arch: "mynets.flat:networks"}}]
+  fleet: [{{arch: "ownnets.flat:network"}}, {{arch: "ownnets.flat:networks"}}]
 students:
   runs: [{{name: nobody, arch: slowfast_tiny, modality: rgb, targets: none}}]
 cluster: {{local_nodes: 1, cpus_per_node: 2, metrics_port: null}}
@@ -41,8 +41,8 @@ cluster: {{local_nodes: 1, cpus_per_node: 2, metrics_port: null}}
 def test_a_worker_trains_the_users_network_and_names_a_function_that_is_not_there(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mynets").mkdir()
-    (tmp_path / "mynets" / "flat.py").write_text(MODULE)
+    (tmp_path / "ownnets").mkdir()
+    (tmp_path / "ownnets" / "flat.py").write_text(MODULE)
     file = tmp_path / "own.yaml"
     file.write_text(EXPERIMENT.format(folder=tmp_path, shards=shards.directory))
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -61,7 +61,7 @@ def test_a_worker_trains_the_users_network_and_names_a_function_that_is_not_ther
     monkeypatch.syspath_prepend(tmp_path)
     good, bad = pipeline.load(file).teachers
     run = RunDirectory(tmp_path / "root")
-    assert load_network(run.teacher(good.id)).network.arch == "mynets.flat:network"
+    assert load_network(run.teacher(good.id)).network.arch == "ownnets.flat:network"
     assert result.returncode == 1
     assert not (run.teacher(bad.id) / "manifest.json").exists()
-    assert "module mynets.flat has no networks; expected a function" in result.stderr
+    assert "module ownnets.flat has no networks; expected a function" in result.stderr

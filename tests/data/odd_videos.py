@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def scene(number: int, width: int = WIDTH, height: int = HEIGHT) -> Frame:
     return picture
 
 
+@contextmanager
+def usual_priority() -> Iterator[None]:
+    """Take back what SVT-AV1 does as root: it gives whoever encodes, and all its processes after, priority 99."""
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def film(
     codec: str = "libx264",
     container: str = "mp4",
@@ -55,7 +65,10 @@ def film(
     """The scene as a video file; `size` is that of the scene, before `adjust_picture`."""
 
     def make(path: Path) -> None:
-        with av.open(str(path), "w", format=container, options=dict(muxing or {})) as file:
+        with (
+            usual_priority(),
+            av.open(str(path), "w", format=container, options=dict(muxing or {})) as file,
+        ):
             stream = file.add_stream(codec, rate=rate, options=dict(coding or {}))
             pictures = [np.ascontiguousarray(adjust_picture(scene(n, *size))) for n in frames]
             stream.height, stream.width, _ = pictures[0].shape

@@ -285,3 +285,9 @@ def test_a_file_without_permission_is_no_verdict_since_another_machine_may_read_
     (tmp_path / "clip.mp4").chmod(0)
     with pytest.raises(PermissionError):
         probe(tmp_path / "clip.mp4")
+
+
+def test_no_encoder_leaves_this_process_at_another_priority(tmp_path: Path) -> None:
+    """Every test after it, and all that they start, would run before everything else on the machine."""
+    film("libsvtav1")(tmp_path / "a.mp4")
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
