@@ -40,7 +40,7 @@ def scene(number: int, width: int = WIDTH, height: int = HEIGHT) -> Frame:
 
 @contextmanager
 def usual_priority() -> Iterator[None]:
-    """Take back what SVT-AV1 does as root: it gives whoever encodes, and all its processes after, priority 99."""
+    """Take back what SVT-AV1 does as root: whoever encodes, and all that it starts then, has priority 99."""
     try:
         yield
     finally:
