@@ -45,7 +45,7 @@ def prepare(context: Context, trainings: Iterable[Training]) -> None:
 
 
 def prepare_each(context: Context, members: Sequence[TeacherMember]) -> dict[str, UkdError]:
-    """As `prepare`, of teachers that do without each other; returns why some have no initial weights, by id.
+    """As `prepare`, but a checkpoint that is no good stops nobody else; returns what is wrong, by teacher.
 
     Raises:
         UsageError: As `prepare`.
@@ -175,7 +175,7 @@ def _unfinished(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[str
 def _waiting(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[str, Path, Training]]:
     """Those of `_unfinished` whose initial weights are not made."""
     for name, directory, settings in _unfinished(run, experiment):
-        if manifest.read(directory) is None:
+        if not (directory / manifest.FILENAME).is_file():
             yield name, directory, settings
 
 
