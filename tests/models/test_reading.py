@@ -53,11 +53,6 @@ def test_torch_files_give_their_weights_without_what_is_around_them(
     assert same(read_tensors(tmp_path / "theirs.pyth"))
 
 
-def test_prefixes_of_what_wrapped_the_network_go(tmp_path: Path) -> None:
-    torch.save({"state_dict": {f"module.model.{k}": v for k, v in WEIGHTS.items()}}, tmp_path / "theirs.pth")
-    assert same(read_tensors(tmp_path / "theirs.pth"))
-
-
 def test_safetensors_are_read(tmp_path: Path) -> None:
     save_file(WEIGHTS, tmp_path / "theirs.safetensors")
     assert same(read_tensors(tmp_path / "theirs.safetensors"))

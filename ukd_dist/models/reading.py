@@ -1,8 +1,7 @@
 """A checkpoint's file to its tensors by name, whoever wrote it. Nothing in it is ever run.
 
 safetensors; torch's own files, new and old, by their reader for weights alone; Caffe2's blobs. What is
-wrapped around the weights (epoch, optimizer, configuration) is left, and so are prefixes of all names that
-only say what wrapped the network.
+wrapped around the weights (epoch, optimizer, configuration) is left; names stay as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ _ZIP = b"PK\x03\x04"
 _OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number that torch wrote before 1.6
 _PICKLE = b"\x80"
 _WEIGHTS_UNDER = ("model_state", "state_dict", "model_state_dict", "model")
-_WRAPPERS = ("module.", "model.")
 _MOMENTUM = "_momentum"  # Caffe2 keeps the optimizer's state among the weights
 CONVERT = (
     "python -c \"import torch, safetensors.torch as s; c = torch.load('FILE', weights_only=False); "
@@ -55,7 +53,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             expected=f"weights by name, at the top or under {', '.join(_WEIGHTS_UNDER)}",
             action="save a network's state_dict there",
         )
-    return _unwrapped(tensors)
+    return tensors
 
 
 def _read(path: Path, head: bytes) -> dict[str, torch.Tensor]:
@@ -91,14 +89,6 @@ def _torch_file(path: Path) -> dict[str, torch.Tensor]:
 
 def _is_mapping_at(found: Any, key: str) -> bool:
     return isinstance(found, Mapping) and isinstance(found.get(key), Mapping)
-
-
-def _unwrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without prefixes that every name has, as DataParallel's."""
-    for prefix in _WRAPPERS:
-        if all(name.startswith(prefix) for name in tensors):
-            return _unwrapped({name.removeprefix(prefix): value for name, value in tensors.items()})
-    return tensors
 
 
 def _holds_code(path: Path, message: str) -> DataError:
