@@ -45,10 +45,11 @@ def rename(names: Collection[str], own: Sequence[str]) -> tuple[str, Names]:
         own: The network's, without `body.`, in its order.
 
     Returns:
-        Where nothing is known of the names, all stay as they are.
+        Where nothing is known of the names, all stay as they are but for what wrapped the network.
     """
-    plain = _unwrapped(names, set(own))
-    others = [name for name in plain.values() if name not in set(own)]
+    ours = frozenset(own)
+    plain = _unwrapped(names, ours)
+    others = [name for name in plain.values() if name not in ours]
     for candidate in _FORMATS:
         if any(candidate.sign.match(name) for name in others):
             renamed = {**candidate.rename(others, Layout(own)), **{name: name for name in own}}
