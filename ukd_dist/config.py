@@ -93,7 +93,7 @@ class Evaluate(Settings):
     fusion: dict[Name, tuple[Name, Name]] = Field(
         default_factory=dict,
         description="late fusion: name -> two students by name or teachers by network and modality "
-        "(x3d_tiny-rgb), paired by seed, or members by id",
+        "(x3d_tiny-rgb; of mynets.wide:network mynets-wide-network-rgb), paired by seed, or members by id",
     )
     published: dict[Name, Published] = Field(
         default_factory=dict,

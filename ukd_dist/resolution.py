@@ -6,7 +6,6 @@ A file is read, overridden by `a.b=value`, validated whole, and its grids are ex
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -174,8 +173,7 @@ def _target(
 def _teacher(settings: Teacher, folds: Folds | None, where: str) -> TeacherMember:
     settings = settings.model_copy(update={"folds": _folds_of(settings, folds, where)})
     fold = "" if settings.fold is None else f"-f{settings.fold}"
-    arch = re.sub(r"\W", "-", settings.arch)  # package.module:function; this names a directory
-    name = f"{arch}-{settings.modality}-s{settings.seed}{fold}"
+    name = f"{settings.name}-s{settings.seed}{fold}"
     return TeacherMember(f"{name}-{digest(content(settings))}", settings)
 
 

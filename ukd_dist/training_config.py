@@ -5,6 +5,7 @@ As `config`, which declares the rest, this module only declares.
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -166,7 +167,8 @@ class Teacher(Training):
     @property
     def name(self) -> str:
         """What fusions and published figures call it, with all others of its network and modality."""
-        return f"{self.arch}-{self.modality}"
+        arch = re.sub(r"\W", "-", self.arch)  # package.module:function; ids, which name directories, begin so
+        return f"{arch}-{self.modality}"
 
     @model_validator(mode="after")
     def _ranks_to_share_with(self) -> Teacher:

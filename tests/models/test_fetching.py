@@ -35,6 +35,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
+        if self.path.startswith("/chunked"):
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"400\r\nweights")
+            return
         self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
         self.wfile.write(CONTENT[: self.server.given])
@@ -107,6 +112,19 @@ def test_what_is_not_there_or_cut_off_leaves_nothing(server: Server, cache: Path
     server.given = 700
     with pytest.raises(ResourceError, match=r"NET.pyth cannot be fetched: .*700.*; expected a network"):
         fetch(find(url(server), "slow_r50"))
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_a_url_that_is_none_is_named() -> None:
+    for wrong in ("http://host:port/NET.pyth", "http://127.0.0.1/a b.pyth"):
+        with pytest.raises(ResourceError) as refused:
+            fetch(find(wrong, "slow_r50"))
+        assert str(refused.value).startswith(f"{wrong} cannot be fetched: ")
+
+
+def test_an_answer_that_ends_between_its_chunks_is_named(server: Server, cache: Path) -> None:
+    with pytest.raises(ResourceError, match=r"chunked.pyth cannot be fetched: IncompleteRead"):
+        fetch(find(url(server, "/chunked.pyth"), "slow_r50"))
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from tests.models import checkpoints
 from tests.models.checkpoints import Naming, Shapes
 from ukd_dist.clip_config import Clip
-from ukd_dist.errors import DataError
+from ukd_dist.errors import DataError, UsageError
 from ukd_dist.models.fitting import classifier_of, fit
 from ukd_dist.models.networks import build
 
@@ -32,6 +32,37 @@ class Wide(nn.Module):
 
 def network(num_classes, channels, **_):
     return Wide(num_classes, channels)
+
+class Residual(nn.Module):
+    def __init__(self, num_classes, channels):
+        super().__init__()
+        conv = lambda inputs: nn.Sequential(nn.Conv3d(inputs, 4, 1), nn.BatchNorm3d(4))
+        self.fc = nn.Linear(4, num_classes)
+        self.stem = conv(channels)
+        self.layer1 = nn.Sequential(nn.ModuleDict({"conv1": conv(4), "conv2": conv(4)}))
+
+def residual(num_classes, channels, **_):
+    return Residual(num_classes, channels)
+
+class Around(nn.Module):
+    def __init__(self, name, around):
+        super().__init__()
+        self.add_module(name, around)
+
+def model(num_classes, channels, **_):
+    return Around("model", Wide(num_classes, channels))
+
+def body(num_classes, channels, **_):
+    return Around("body", Wide(num_classes, channels))
+
+def frames(num_classes, channels, **_):
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Conv2d(4, num_classes, 1))
+
+def twice(num_classes, channels, **_):
+    return nn.Sequential(nn.Conv3d(channels, num_classes, 1), nn.Linear(num_classes, num_classes))
+
+def functional(num_classes, channels, **_):
+    return nn.Sequential(nn.BatchNorm3d(channels))
 """
 PARALLEL = partial(checkpoints.pytorchvideo, parallel=True)
 POOLED = partial(checkpoints.pytorchvideo, pooled=True)
@@ -161,10 +192,16 @@ def test_position_embeddings_are_interpolated_to_another_clip() -> None:
     torch.testing.assert_close(found[f"body.{time}"][0, :, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]))
 
 
-def test_a_network_of_the_users_takes_its_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], nn.Module]:
+    """Networks of the user's by their functions."""
     (tmp_path / "wide.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    model = network("wide:network")
+    return lambda function: network(f"wide:{function}")
+
+
+def test_a_network_of_the_users_takes_its_own_names(own: Callable[[str], nn.Module]) -> None:
+    model = own("network")
     tensors = {
         "conv.weight": torch.ones(4, 3, 1, 1, 1),
         "fc.weight": torch.ones(400, 4),
@@ -173,6 +210,56 @@ def test_a_network_of_the_users_takes_its_own_names(tmp_path: Path, monkeypatch:
     found, report = fit(model, tensors, channels=3, where="theirs.pth")
     assert found.keys() == {"body.conv.weight"}
     assert (report.head, report.missing, report.unknown) == (("body.fc.weight", "body.fc.bias"), (), ())
+
+
+def test_names_that_the_network_has_are_not_taken_for_another_systems(
+    own: Callable[[str], nn.Module],
+) -> None:
+    model = own("residual")
+    tensors = {name.removeprefix("body."): value + 1 for name, value in model.state_dict().items()}
+    assert "layer1.0.conv1.0.weight" in tensors, "as VMZ calls it"
+
+    found, report = fit(model, tensors, channels=3, where="theirs.pth")
+
+    assert report.system == "our"
+    assert report.head == ("body.fc.weight", "body.fc.bias"), "wherever it is among the layers"
+    assert found.keys() == model.state_dict().keys() - set(report.head)
+    assert all(torch.equal(value, tensors[name.removeprefix("body.")]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("function", ["network", "model", "body"])
+@pytest.mark.parametrize("around", ["", "module.", "model.", "body.", "module.model."])
+def test_prefixes_of_what_wrapped_the_network_go_and_those_of_its_own_stay(
+    function: str, around: str, own: Callable[[str], nn.Module]
+) -> None:
+    model = own(function)
+    tensors = {around + name.removeprefix("body."): value for name, value in model.state_dict().items()}
+    found, report = fit(model, tensors, channels=3, where="theirs.pth")
+    assert found.keys() == model.state_dict().keys() - set(report.head)
+    assert (report.system, len(report.head), report.unknown) == ("our", 2, ())
+
+
+@pytest.mark.parametrize(("arch", "around"), [("slowfast_r50_4x16", "module."), ("i3d_nl_r50", "model.")])
+def test_prefixes_of_what_wrapped_another_systems_network_go(arch: str, around: str) -> None:
+    shapes = {"slowfast_r50_4x16": checkpoints.slowfast_r50, "i3d_nl_r50": checkpoints.i3d_nl_r50}[arch]()
+    tensors = checkpoints.numbered(shapes, lambda place: around + checkpoints.pyslowfast(place))
+    _, report = fit(built(arch), tensors, channels=3, where="theirs.pth")
+    assert (report.system, report.missing, report.unknown) == ("PySlowFast's", (), ())
+
+
+def test_the_classifier_may_be_any_convolution(own: Callable[[str], nn.Module]) -> None:
+    assert classifier_of(own("frames")) == {"body.1.weight", "body.1.bias"}
+
+
+@pytest.mark.parametrize(
+    ("function", "told"), [("twice", r"2 have 11 outputs \(0, 1\)"), ("functional", "0 have")]
+)
+def test_a_classifier_that_cannot_be_told_is_refused(
+    function: str, told: str, own: Callable[[str], nn.Module]
+) -> None:
+    message = rf"^arch wide:{function}: which layer is its classifier cannot be told: {told}.*; expected one"
+    with pytest.raises(UsageError, match=message):
+        fit(own(function), {"0.weight": torch.ones(3)}, channels=3, where="theirs.pth")
 
 
 def test_the_classifier_stays_as_it_was_drawn(slowfast: nn.Module, theirs: dict[str, torch.Tensor]) -> None:

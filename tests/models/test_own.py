@@ -48,6 +48,9 @@ def twice(num_classes, channels, clip, dropout):
 def nothing(**arguments):
     return None
 
+def failing(**arguments):
+    raise KeyError("width")
+
 def positional(num_classes, frames):
     return None
 
@@ -63,6 +66,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "__init__.py").touch()
     (folder / "wide.py").write_text(MODULE)
     (folder / "broken.py").write_text("import a_library_that_nobody_has\n")
+    (folder / "unfinished.py").write_text("def network(:\n")
+    (folder / "raising.py").write_text("1 / 0\n")
     (folder / "silent.py").write_text("raise AssertionError('this was run')\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "mynets"]:
@@ -118,6 +123,21 @@ def test_a_teachers_id_names_a_directory_and_a_check_runs_nothing_of_the_users()
     assert teacher.id.startswith("mynets-silent-network-rgb-s0-")
 
 
+def test_teachers_are_named_in_fusions_and_published_figures_as_in_their_ids() -> None:
+    document = textwrap.dedent("""
+        name: own
+        root: run
+        data: {source: synthetic, modalities: [rgb, flow]}
+        teachers: {fleet: [{arch: "mynets.wide:mean", grid: {modality: [rgb, flow]}}]}
+        students: {runs: [{name: any, arch: x3d_tiny, modality: rgb, targets: none}]}
+        evaluate:
+          fusion: {both: [mynets-wide-mean-rgb, mynets-wide-mean-flow]}
+          published: {mynets-wide-mean-rgb: 50.0}
+    """)
+    experiment = parse(document, "own.yaml", [])
+    assert {member.settings.name for member in experiment.teachers} == set(experiment.evaluate.fusion["both"])
+
+
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
@@ -140,7 +160,13 @@ def test_a_module_that_is_not_there_is_refused_before_anything_runs(arch: str, m
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("mynets.broken:net", "does not import: No module named 'a_library_that_nobody_has'"),
+        ("mynets.broken:net", "does not import: .*: No module named 'a_library_that_nobody_has'"),
+        ("mynets.unfinished:net", r"does not import: SyntaxError: .* \(unfinished.py, line 1\); expected"),
+        ("mynets.raising:net", r"does not import: ZeroDivisionError: .* \(.*raising.py, line 1\); expected"),
+        (
+            "mynets.wide:failing",
+            r"failed: KeyError: 'width' \(.*wide.py, line \d+\); .*; correct the function",
+        ),
         ("mynets.wide:means", "module mynets.wide has no means; expected .*, one of mean, one_more, twice"),
         ("mynets.wide:number", "module mynets.wide holds something that cannot be called as number"),
         ("mynets.wide:positional", "arguments num_classes, channels, clip, dropout; give it these"),

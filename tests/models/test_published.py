@@ -118,13 +118,13 @@ def test_nonlocal_i3d_has_the_layers_of_table_1_of_its_paper() -> None:
     ]
 
 
-@pytest.mark.parametrize("arch", ["i3d_nl_r50", "i3d_nl_r101"])
-def test_nonlocal_i3d_adds_two_blocks_to_res3_and_three_to_res4(arch: str) -> None:
+@pytest.mark.parametrize(("arch", "after"), [("i3d_nl_r50", (1, 3, 5)), ("i3d_nl_r101", (6, 13, 20))])
+def test_nonlocal_i3d_adds_two_blocks_to_res3_and_three_to_res4(arch: str, after: tuple[int, ...]) -> None:
     network = for_kinetics(arch, 32, 224)
     blocks = [name for name, _ in network.named_modules() if name.endswith(".conv_theta")]
     res4 = [block.branch2.conv_a.kernel_size for block in network.body.blocks[4].res_blocks]
 
-    places = [(3, 1), (3, 3), (4, 1), (4, 3), (4, 5)]
+    places = [(3, 1), (3, 3), *((4, i) for i in after)]
     assert blocks == [f"body.blocks.{stage}.nonlocal_blocks.{i}.conv_theta" for stage, i in places]
     assert [i for i, kernel in enumerate(res4) if kernel == (3, 1, 1)] == [0, 2, 4]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import struct
+import tempfile
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tests.models.checkpoints import python2_pickle
@@ -51,11 +57,6 @@ def test_torch_files_give_their_weights_without_what_is_around_them(
     )
     torch.save(content, tmp_path / "theirs.pyth", _use_new_zipfile_serialization=new)
     assert same(read_tensors(tmp_path / "theirs.pyth"))
-
-
-def test_prefixes_of_what_wrapped_the_network_go(tmp_path: Path) -> None:
-    torch.save({"state_dict": {f"module.model.{k}": v for k, v in WEIGHTS.items()}}, tmp_path / "theirs.pth")
-    assert same(read_tensors(tmp_path / "theirs.pth"))
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
@@ -142,6 +143,66 @@ def test_blobs_that_lie_about_their_shape_are_damaged(tmp_path: Path) -> None:
         content.replace(struct.pack("<i", 3) + b"t", struct.pack("<i", 4) + b"t")
     )
     assert "is damaged (cannot reshape array of size 6 into shape (2,4))" in refusal(tmp_path / "theirs.pkl")
+
+
+def altered(content: bytes, at: int, value: int) -> bytes:
+    """Torch's file with another byte in its pickle, and sums of zip that fit it."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            part = bytearray(old.read(name))
+            if name.endswith("data.pkl"):
+                part[at % len(part)] = value
+            new.writestr(name, bytes(part))
+    return changed.getvalue()
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(at=st.integers(0, 1000), value=st.integers(0, 255))
+def test_a_torch_file_with_another_byte_in_its_pickle_is_read_or_named(at: int, value: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "theirs.pth"
+        torch.save({"state_dict": WEIGHTS, "epoch": 3}, path)
+        path.write_bytes(altered(path.read_bytes(), at, value))
+        with contextlib.suppress(DataError):
+            read_tensors(path)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(at=st.integers(0, 5000), value=st.integers(0, 255))
+def test_a_file_of_before_zip_with_another_byte_is_read_or_named(at: int, value: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "theirs.pth"
+        torch.save({"state_dict": WEIGHTS}, path, _use_new_zipfile_serialization=False)
+        content = bytearray(path.read_bytes())
+        content[at % len(content)] = value
+        path.write_bytes(content)
+        with contextlib.suppress(DataError):
+            read_tensors(path)
+
+
+@pytest.mark.parametrize("content", [b"\x8e" + struct.pack("<q", 2**62), b"h\x05.", b"K\x00R.", b"\xff"])
+def test_blobs_that_do_not_unpickle_are_damaged(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "theirs.pkl").write_bytes(b"\x80\x02" + content)
+    assert refusal(tmp_path / "theirs.pkl").startswith(f"{tmp_path / 'theirs.pkl'} is damaged (")
+
+
+def test_an_instruction_that_nobody_knows_is_damage_and_no_object(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.pth"
+    torch.save(WEIGHTS, path)
+    path.write_bytes(altered(path.read_bytes(), 2, 0xFF))
+    assert refusal(path) == (
+        f"{path} is damaged (Unsupported operand 255); expected a checkpoint as it was written; "
+        "fetch it again, or save it with pickle_protocol=2"
+    )
+
+
+@pytest.mark.parametrize("blobs", [None, 7, [np.zeros(2, np.float32)]])
+def test_blobs_that_are_no_mapping_hold_no_tensors(blobs: object, tmp_path: Path) -> None:
+    (tmp_path / "theirs.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    assert refusal(tmp_path / "theirs.pkl").startswith(
+        f"{tmp_path / 'theirs.pkl'} holds no tensors; expected"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n and more", b"<html>not found</html>"])

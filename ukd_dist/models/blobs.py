@@ -7,6 +7,7 @@ own: stand-ins take an array's shape, type and bytes. Anything else is refused b
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.errors import DataError
-
 Array = npt.NDArray[Any]
+ALTERED = (  # what unpickling raises of bytes that are not as they were written
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,  # a length
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _KINDS = "fiub"  # numbers: no objects, strings or records
-
-
-class _RefusedError(pickle.UnpicklingError):
-    """The pickle names something else than arrays."""
 
 
 class _Type:
@@ -37,7 +45,7 @@ class _Type:
     def numpy(self) -> np.dtype[Any]:
         """The numbers' type."""
         if self._code[:1] not in _KINDS:
-            raise _RefusedError(f"GLOBAL numpy.dtype('{self._code}')")
+            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype('{self._code}')")
         return np.dtype(f"{self._order}{self._code}")
 
 
@@ -83,10 +91,10 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _KNOWN[f"{module}.{name}"]
         except KeyError:
-            raise _RefusedError(f"GLOBAL {module}.{name}") from None
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}") from None
 
     def persistent_load(self, _: Any) -> Any:
-        raise _RefusedError("GLOBAL persistent object")
+        raise pickle.UnpicklingError("GLOBAL persistent object")
 
 
 def read_blobs(path: Path) -> dict[str, Array]:
@@ -94,29 +102,14 @@ def read_blobs(path: Path) -> dict[str, Array]:
 
     Raises:
         pickle.UnpicklingError: It names something else than arrays: `GLOBAL` and what.
-        DataError: It is damaged, or holds no mapping.
+        ALTERED: It is not as it was written.
     """
-    try:
-        with path.open("rb") as file:
-            found = _Unpickler(file, encoding="latin1").load()
-    except _RefusedError:
-        raise
-    except (
-        pickle.UnpicklingError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        EOFError,
-        OverflowError,
-    ) as error:
-        raise DataError(
-            f"{path} is damaged ({error})", expected="a checkpoint as it was written", action="fetch it again"
-        ) from error
-    blobs = found.get("blobs", found) if isinstance(found, Mapping) else {}
+    with path.open("rb") as file:
+        found = _Unpickler(file, encoding="latin1").load()
+    blobs = found.get("blobs", found) if isinstance(found, Mapping) else found
+    pairs: list[tuple[Any, Any]] = list(blobs.items()) if isinstance(blobs, Mapping) else []
     return {
         str(name): value.array
-        for name, value in blobs.items()
+        for name, value in pairs
         if isinstance(value, _Array) and hasattr(value, "array")
     }

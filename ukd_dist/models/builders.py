@@ -84,7 +84,7 @@ _I3D: dict[str, Any] = {
 
 
 def _pool_of_wang(kernel_size: object, stride: object, padding: object) -> nn.Module:  # noqa: ARG001
-    """pool1 as in the authors' release: pairs of frames."""
+    """pool1 over pairs of frames, padded to the 56x56 of the paper's table; the authors' code has 55x55."""
     return nn.MaxPool3d((2, 3, 3), (2, 2, 2), (0, 1, 1))
 
 
@@ -92,8 +92,10 @@ def _nonlocal(wanted: Wanted, *, depth: int) -> nn.Module:
     """NL-I3D (Wang et al. 2018, Table 1): 32 frames are 16 after conv1, 8 after pool1, 4 after pool2.
 
     Of ResNet-101's 23 blocks of res4, those are inflated that are so in ResNet-50: the figures published for
-    it (SlowFast, Table 2; X3D, Table 4) count no others.
+    it (SlowFast, Table 2; X3D, Table 4) count no others. A non-local block follows every seventh one, as in
+    video-nonlocal-net (lib/models/resnet_video_org.py), and in ResNet-50 every second.
     """
+    after_res4 = {50: (1, 3, 5), 101: (6, 13, 20)}[depth]
     res4 = [_THREE, _ONE] * 3 + [_ONE] * (17 if depth == 101 else 0)
     changed: dict[str, Any] = {
         "stem_conv_stride": (2, 2, 2),
@@ -103,7 +105,7 @@ def _nonlocal(wanted: Wanted, *, depth: int) -> nn.Module:
     body = _resnet(wanted, depth=depth, **_I3D | changed)
     # blocks: stem, res2, pool2, res3, res4, res5, head.
     layers = importlib.import_module("pytorchvideo.layers.nonlocal_net")
-    add_nonlocal_blocks(body.blocks, {3: (1, 3), 4: (1, 3, 5)}, layers.create_nonlocal)
+    add_nonlocal_blocks(body.blocks, {3: (1, 3), 4: after_res4}, layers.create_nonlocal)
     return body  # type: ignore[no-any-return]
 
 

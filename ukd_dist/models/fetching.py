@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -102,7 +103,7 @@ def _download(checkpoint: Checkpoint) -> None:
             length = response.headers.get("Content-Length")
             if length is not None and fetched != int(length):
                 raise ValueError(f"cut off after {fetched} of {length} bytes")
-    except (OSError, ValueError) as error:  # URLError and its like are OSErrors
+    except (OSError, ValueError, HTTPException) as error:  # URLError and its like are OSErrors
         raise ResourceError(
             f"{checkpoint.url} cannot be fetched: {getattr(error, 'reason', None) or error}",
             expected=f"a network, or the file at {checkpoint.path}",

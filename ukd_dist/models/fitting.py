@@ -16,13 +16,16 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from ukd_dist.errors import DataError
+from ukd_dist.errors import DataError, UsageError
+from ukd_dist.models.networks import OwnNetwork
 from ukd_dist.models.renaming import rename
 
 _BODY = "body."
 _COUNTER = "num_batches_tracked"  # Caffe2 has none; it decides nothing where momentum is given
 _ENOUGH = 0.9
 _SHOWN = 3
+
+_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def fit(
 
     Raises:
         DataError: It fits too little, or holds values that are not finite.
+        UsageError: Which layer is the classifier of a network of the user's cannot be told.
     """
     own = network.state_dict()
     ours = {name.removeprefix(_BODY): name for name in own}
@@ -127,9 +131,30 @@ def fit(
 
 
 def classifier_of(network: nn.Module) -> set[str]:
-    """Names of the last layer's weights: a network's last linear layer or convolution gives its logits."""
-    layers = [name for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv3d)]
-    return {f"{layers[-1]}.{name}" for name, _ in network.get_submodule(layers[-1]).named_parameters()}
+    """Names of the weights of the layer that gives the logits.
+
+    Of our networks the last linear layer or convolution; of the users', whose layers stand in any order, the
+    only one with as many outputs as there are classes.
+
+    Raises:
+        UsageError: None or several of a user's network have so many.
+    """
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, _Layer)}
+    found = _giving_logits(network, layers) if isinstance(network, OwnNetwork) else list(layers)[-1]
+    return {f"{found}.{name}" for name, _ in layers[found].named_parameters()}
+
+
+def _giving_logits(network: OwnNetwork, layers: Mapping[str, _Layer]) -> str:
+    found = [name for name, layer in layers.items() if layer.weight.shape[0] == network.num_classes]
+    if len(found) != 1:
+        raise UsageError(
+            f"arch {network.arch}: which layer is its classifier cannot be told: "
+            f"{len(found)} have {network.num_classes} outputs"
+            + (f" ({', '.join(name.removeprefix(_BODY) for name in found)})" if found else ""),
+            expected="one linear layer or convolution with an output for each class",
+            action="let the others have another width, or train it with init: none",
+        )
+    return found[0]
 
 
 def _averaged(value: torch.Tensor, channels: int) -> torch.Tensor:

@@ -15,13 +15,11 @@ class Layout:
         names: Its weights' and buffers' names in their order, without `body.`.
 
     Attributes:
-        names: The names.
         blocks: Residual blocks of each stage.
         squeezes: Whether the second convolution's batch norm is followed by squeeze-and-excitation.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = frozenset(names)
         found = [match for name in names if (match := _STAGE.search(name))]
         self._stages = sorted({int(match[1]) for match in found})
         self._prefix = found[0].string[: found[0].start()] if found else ""

@@ -1,9 +1,10 @@
 """Non-local blocks between the residual blocks of a network (Wang et al. 2018, section 3.3).
 
-A block adds to every position of a feature map what all positions say to it:
-`x + BN(W_z softmax(theta(x)^T phi(x)) g(x))`, with phi and g of a map of half the height and width. Its batch
-norm starts at scale 0, so that the network starts as the one without it. Residual blocks keep their names,
-`res_blocks.<i>`; the non-local block after the i-th of them is `nonlocal_blocks.<i>`.
+A block adds to every position of a feature map what all positions say to it: `x + BN(W_z softmax(theta(x)^T
+phi(x) / sqrt(d)) g(x))`, theta having d channels, with phi and g of a map of half the height and width. The
+scale is of the authors' code, not of the paper. The batch norm starts at scale 0, so that the network
+starts as the one without it. Residual blocks keep their names, `res_blocks.<i>`; the non-local block after
+the i-th of them is `nonlocal_blocks.<i>`.
 """
 
 from __future__ import annotations

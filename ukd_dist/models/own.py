@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import re
+import traceback
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
@@ -81,8 +82,16 @@ def build_own(arch: str, **arguments: Any) -> nn.Module:
         ) from error
     import torch
 
-    with torch.device("cpu"):  # whatever the device of the caller, who may only count
-        return _module(arch, function(**arguments))
+    try:
+        with torch.device("cpu"):  # whatever the device of the caller, who may only count
+            found = function(**arguments)
+    except Exception as error:  # the user's code may raise anything
+        raise UsageError(
+            f"arch {arch} failed: {_told(error)}",
+            expected="a function that returns a network",
+            action="correct the function",
+        ) from error
+    return _module(arch, found)
 
 
 def _parts(arch: str) -> tuple[str, str]:
@@ -100,9 +109,9 @@ def _function(arch: str) -> Callable[..., Any]:
     name, function = _parts(arch)
     try:
         module = pkgutil.resolve_name(f"{name}:")
-    except ImportError as error:
+    except Exception as error:  # the user's code may raise anything
         raise UsageError(
-            f"arch {arch} does not import: {error}",
+            f"arch {arch} does not import: {_told(error)}",
             expected="a module that Python finds here and on every node, with all that it imports",
             action=f"correct it, or {_PLACES}",
         ) from error
@@ -116,6 +125,13 @@ def _function(arch: str) -> Callable[..., Any]:
             action="correct arch",
         )
     return found  # type: ignore[no-any-return]
+
+
+def _told(error: Exception) -> str:
+    """What an exception of the user's code says, on one line, and where in the code it was raised."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if isinstance(error, ImportError | SyntaxError) else f" ({at.filename}, line {at.lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def _module(arch: str, found: object) -> nn.Module:

@@ -2,7 +2,8 @@
 
 A residual network is the same everywhere: a stem, four stages of bottleneck blocks, a head. Systems differ in
 what they call them. Each rule here takes one of their names apart into such a place and what is there; where
-the place is among our names, the network itself tells (`Layout`). Left out: what of a checkpoint fits by
+the place is among our names, the network itself tells (`Layout`). A name that the network has is never taken
+for another system's: networks of the users' are called as they like. Left out: what of a checkpoint fits by
 shape, which is `fitting`'s affair.
 """
 
@@ -16,7 +17,7 @@ from ukd_dist.models.layout import Layout
 
 _CAFFE2_NORM = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}  # riv is the variance
 _CAFFE2_CONV = {"w": "weight", "b": "bias"}
-
+_WRAPPERS = ("module.", "model.", "body.")  # what DataParallel, training scripts and this package put before
 
 Names = Mapping[str, str]  # theirs -> ours
 
@@ -44,12 +45,31 @@ def rename(names: Collection[str], own: Sequence[str]) -> tuple[str, Names]:
         own: The network's, without `body.`, in its order.
 
     Returns:
-        Where nothing is known of the names, all stay as they are.
+        Where nothing is known of the names, all stay as they are but for what wrapped the network.
     """
+    ours = frozenset(own)
+    plain = _unwrapped(names, ours)
+    others = [name for name in plain.values() if name not in ours]
     for candidate in _FORMATS:
-        if any(candidate.sign.match(name) for name in names):
-            return candidate.name, candidate.rename(names, Layout(own))
-    return "our", {name: name.removeprefix("body.") for name in names}
+        if any(candidate.sign.match(name) for name in others):
+            renamed = {**candidate.rename(others, Layout(own)), **{name: name for name in own}}
+            return candidate.name, {name: renamed[bare] for name, bare in plain.items() if bare in renamed}
+    return "our", plain
+
+
+def _unwrapped(names: Collection[str], own: Collection[str]) -> Names:
+    """Each name without prefixes that all have and that only say what wrapped the network.
+
+    Of a network whose own names begin as a wrapper's, as many go as leave most of its names.
+    """
+    forms = [{name: name for name in names}]
+    while prefix := _shared_wrapper(forms[-1].values()):
+        forms.append({name: bare.removeprefix(prefix) for name, bare in forms[-1].items()})
+    return max(reversed(forms), key=lambda form: sum(bare in own for bare in form.values()))
+
+
+def _shared_wrapper(names: Collection[str]) -> str:
+    return next((p for p in _WRAPPERS if names and all(name.startswith(p) for name in names)), "")
 
 
 def _each(rule: Callable[[str, Layout], str | None]) -> Callable[[Collection[str], Layout], Names]:
@@ -158,7 +178,7 @@ def _caffe2_name(name: str) -> str | None:
 
 
 def _mmaction2(name: str, layout: Layout) -> str | None:
-    """Of TPN neck and head keep their names, which are ours."""
+    """TPN's neck and head have our names already."""
     parts = {"conv": "conv", "bn": "norm"}
     if match := re.fullmatch(r"backbone\.conv1\.(conv|bn)\.(\w+)", name):
         return f"{layout.stem()}{parts[match[1]]}.{match[2]}"
@@ -173,8 +193,6 @@ def _mmaction2(name: str, layout: Layout) -> str | None:
             return f"{place}branch2.{layout.middle[0 if match[5] == 'conv' else 1]}.{match[6]}"
         part = layout.middle[-1] if (letter, match[5]) == ("b", "conv") else f"{parts[match[5]]}_{letter}"
         return f"{place}branch2.{part}.{match[6]}"
-    if name in layout.names:
-        return name
     return re.sub(r"^cls_head\.fc_cls\.", f"{layout.head}proj.", name) if "fc_cls" in name else None
 
 

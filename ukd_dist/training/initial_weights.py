@@ -43,6 +43,7 @@ def make(
     Raises:
         DataError: The checkpoint cannot be read as tensors, or fits too little.
         ResourceError: It cannot be read at all.
+        UsageError: The network is the user's, and which layer is its classifier cannot be told.
     """
     network = build_network(settings, num_classes)
     tensors, report = fit(
