@@ -27,7 +27,7 @@ from ukd_dist.errors import DataError, NotFiniteError, PreemptedError, UkdError
 from ukd_dist.heartbeat import BEAT_SECONDS, STOP, Heart, read_beat
 from ukd_dist.rundir import ERROR
 from ukd_dist.stages.members import CRASH, Member, Members
-from ukd_dist.stages.teach import Work, train_teacher
+from ukd_dist.stages.teacher_attempt import Work, train_teacher
 
 pytestmark = pytest.mark.cluster
 WEIGHTS = "model.safetensors"

@@ -8,7 +8,7 @@ from ukd_dist.attempts import new_attempt
 from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.commits import commit
-from ukd_dist.stages.teach import Work, train_teacher
+from ukd_dist.stages.teacher_attempt import Work, train_teacher
 
 
 def train(study: Experiment, member: TeacherMember, shard_cache: Path | None = None) -> None:

@@ -22,7 +22,7 @@ from ukd_dist.experiment import Experiment
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory, read_history
 from ukd_dist.stages.commits import commit
-from ukd_dist.stages.teach import Work, train_teacher
+from ukd_dist.stages.teacher_attempt import Work, train_teacher
 
 STUDY = test_teach.STUDY.replace("{{grid: {{fold: [null, 0, 1]}}}}", "{{seed: 0}}").replace(
     "modality: rgb, epochs: 1", "modality: rgb, dropout: 0.3, epochs: 4", 1
@@ -31,7 +31,7 @@ ALONE = """
 import sys
 from pathlib import Path
 from ukd_dist import pipeline
-from ukd_dist.stages.teach import Work, train_teacher
+from ukd_dist.stages.teacher_attempt import Work, train_teacher
 study = pipeline.load(Path(sys.argv[1]))
 train_teacher(Work(study.root, study.name, study.teachers[0], checkpoint_seconds=0.0), int(sys.argv[2]))
 """

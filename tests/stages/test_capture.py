@@ -22,7 +22,7 @@ from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages import capture
 from ukd_dist.stages.capture import CAPTURE
 from ukd_dist.stages.commits import commit
-from ukd_dist.stages.teach import Work, train_teacher
+from ukd_dist.stages.teacher_attempt import Work, train_teacher
 
 BATCHES = (8 * 6 + 2 + 2) // 2  # of two clips: six views of eight training rows, the centre of all others
 

@@ -6,58 +6,20 @@ newest checkpoint of those before it, and what it made is committed by the coord
 
 from __future__ import annotations
 
-import faulthandler
-import math
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-from torch import distributed, nn
 
 from ukd_dist import manifest
-from ukd_dist.attempts import attempt_directory, earlier_checkpoints
-from ukd_dist.cluster import STARTED_ON, Job, current_node
+from ukd_dist.cluster import Job
 from ukd_dist.cluster_config import Resources
-from ukd_dist.data.folds import assign_folds
-from ukd_dist.data.knowledge import CHECKS, logits_name
-from ukd_dist.data.rowarray import Checks
-from ukd_dist.data.shard_cache import open_to_decode
-from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import IncompleteError, TrainingError, UkdError
 from ukd_dist.experiment import TeacherMember, resolved
-from ukd_dist.heartbeat import Heart
 from ukd_dist.initial import generations, parent_of
-from ukd_dist.manifest import Manifest
-from ukd_dist.metrics import Recorder
-from ukd_dist.rundir import CHECKPOINTS, HISTORY, RunDirectory
-from ukd_dist.stages.capture import Capture, take_captured
 from ukd_dist.stages.commits import drop_attempts, finish_interrupted
 from ukd_dist.stages.context import Context, shards_digest
-from ukd_dist.stages.initial import changed, directory_of, load_initial, prepare_each, teacher_inputs
+from ukd_dist.stages.initial import changed, directory_of, prepare_each, teacher_inputs
 from ukd_dist.stages.keeping import keep_of, keep_only
-from ukd_dist.stages.members import CRASH, Member, Members
-from ukd_dist.training.checkpoints import KEPT, Checkpoints
-from ukd_dist.training.engines import DeepSpeedEngine, Engine, PlainEngine
-from ukd_dist.training.inference import WEIGHTS, save_weights
-from ukd_dist.training.loop import train
-from ukd_dist.training.setup import build_network, build_optimizer, prepare_device, supervised, training_clips
-from ukd_dist.training.supervision import Supervision
-from ukd_dist.training_config import Teacher
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every attempt at one teacher is given."""
-
-    root: Path
-    run_name: str
-    member: TeacherMember
-    shard_cache: Path | None = None
-    checkpoint_seconds: float = math.inf
-    checkpoints_kept: int = KEPT
+from ukd_dist.stages.members import Member, Members
+from ukd_dist.stages.teacher_attempt import Work, train_teacher
 
 
 def teach(context: Context) -> None:
@@ -149,113 +111,6 @@ def _train_all(context: Context, members: Sequence[TeacherMember]) -> dict[str, 
     return failed
 
 
-def train_teacher(work: Work, number: int) -> str:
-    """One attempt at a teacher: train it and write its logits (a Ray task, or called on every rank).
-
-    Returns:
-        Digest of the manifest that lies over them in the attempt's directory; of other ranks than 0 empty.
-
-    Raises:
-        PreemptedError: It was asked to stop, and wrote a checkpoint.
-        UkdError: What stopped it.
-    """
-    member = RunDirectory(work.root).teacher(work.member.id)
-    attempt, settings = attempt_directory(member, number), work.member.settings
-    if settings.workers > 1 and distributed.get_rank() > 0:
-        _train(work, attempt)
-        return ""
-    with (
-        Heart(attempt, current_node(), settings.epochs) as heart,
-        (attempt / CRASH).open("w", encoding="utf-8") as crash,
-    ):
-        faulthandler.enable(crash)
-        try:
-            return _attempt(work, attempt, heart).digest()
-        finally:
-            faulthandler.disable()
-
-
-def _attempt(work: Work, attempt: Path, heart: Heart) -> Manifest:
-    """The only rank's part in an attempt, or rank 0's."""
-    settings = work.member.settings
-    model, shards = _train(work, attempt, heart)
-    save_weights(model, attempt / WEIGHTS)
-    capture = Capture(model, shards, settings, attempt, heart, work.checkpoint_seconds)
-    checks = _capture(capture, shards, rows_trained_on(shards, settings))
-    files = [WEIGHTS, HISTORY, *checks]
-    inputs = teacher_inputs(RunDirectory(work.root), work.member, shards.digest)
-    return manifest.commit(attempt, "teacher", resolved(settings), inputs, files, {CHECKS: checks})
-
-
-def _train(work: Work, attempt: Path, heart: Heart | None = None) -> tuple[nn.Module, ShardSet]:
-    """A rank's part in the training; rank 0's has the heart. Returns the network and what it learnt from."""
-    run, settings = RunDirectory(work.root), work.member.settings
-    group = settings.workers > 1
-    device = prepare_device(settings, int(os.environ["LOCAL_RANK"]) if group else 0)
-    others = _nodes_of_group() if group else []
-    shards = open_to_decode(run.shards, work.shard_cache)
-    model = build_network(settings, len(shards.classes))
-    load_initial(model, run, settings)
-    optimizer = build_optimizer(settings, model)
-    engine: Engine = (
-        DeepSpeedEngine(model, optimizer, device, settings)
-        if group
-        else PlainEngine(model, optimizer, device, settings)
-    )
-    trained_on, inputs = rows_trained_on(shards, settings), teacher_inputs(run, work.member, shards.digest)
-    supervision = Supervision(checkpoints_kept=work.checkpoints_kept)
-    if heart is not None:
-        earlier = earlier_checkpoints(attempt)
-        take_captured(attempt, earlier)  # first: attempts whose checkpoints were taken over may be dropped
-        checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs, work.checkpoints_kept)
-        heart.begin(checkpoints.take_over(earlier), others)
-        supervision = replace(
-            supervision,
-            checkpoint_seconds=work.checkpoint_seconds,
-            on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
-            stop_asked=heart.stop_asked,
-        )
-    with Recorder(
-        run.metrics, run=work.run_name, stage="teach", member=work.member.id, rank=engine.rank
-    ) as recorder:
-        train(
-            engine,
-            supervised(settings),
-            lambda epochs, step: training_clips(
-                shards,
-                settings,
-                epochs,
-                device,
-                engine.rank,
-                engine.ranks,
-                rows=np.flatnonzero(trained_on),
-                first_step=step,
-            ),
-            settings,
-            rows=shards.rows["train"],
-            directory=attempt,
-            inputs=inputs,
-            recorder=recorder,
-            num_rows=int(trained_on.sum()),
-            supervision=supervision,
-        )
-    return model, shards
-
-
-def _nodes_of_group() -> list[str]:
-    """Ray's ids of the nodes that the group needs beside rank 0's (called on every rank)."""
-    nodes = [""] * distributed.get_world_size()
-    distributed.all_gather_object(nodes, current_node())
-    return [*nodes[1:], os.environ[STARTED_ON]]
-
-
-def _capture(capture: Capture, shards: ShardSet, trained_on: npt.NDArray[np.bool_]) -> dict[str, Checks]:
-    """Write a trained teacher's logits on every split; returns each file's checksums of rows."""
-    unseen = {split: np.zeros(len(shards.rows[split]), np.bool_) for split in shards.splits}
-    seen = {**unseen, "train": trained_on}
-    return {logits_name(split): capture.write(split, seen[split]) for split in shards.splits}
-
-
 def _member(context: Context, member: TeacherMember) -> Member:
     run, experiment = context.run, context.experiment
     settings = experiment.cluster
@@ -294,20 +149,6 @@ def _missing(failed: dict[str, UkdError], begun: int, members: int, quorum: int)
         expected=f"all {members}, though {quorum} are enough for targets (teachers.quorum)",
         action=f"{again}: targets were made without the missing",
     )
-
-
-def rows_trained_on(shards: ShardSet, settings: Teacher) -> npt.NDArray[np.bool_]:
-    """Whether a teacher is trained on each training row, bool `[n]`: on all but those of its fold.
-
-    Raises:
-        UsageError: The shards' rows cannot be parted into such folds.
-    """
-    rows = shards.rows["train"]
-    if settings.fold is None:
-        return np.ones(len(rows), np.bool_)
-    assert settings.folds is not None
-    folds_n = assign_folds(rows.labels, rows.groups, settings.folds, shards.classes)
-    return np.not_equal(folds_n, settings.fold)
 
 
 def _is_finished(context: Context, member: TeacherMember, shards: str) -> bool:
