@@ -13,29 +13,20 @@ from torch.nn.functional import cross_entropy
 
 from tests.devices import CPU
 from tests.training.ranks import on_ranks
+from tests.training.test_engines import SETTINGS as ENGINES
+from tests.training.test_loop import run
 from tests.training.test_resume import trained as trained_by_rank
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import UsageError
-from ukd_dist.metrics import Recorder
 from ukd_dist.training.checkpoints import Position
 from ukd_dist.training.engines import DeepSpeedEngine, Engine, PlainEngine
-from ukd_dist.training.loop import Objective, train
+from ukd_dist.training.loop import Objective
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
 from ukd_dist.training.supervision import UNWATCHED, Supervision
 from ukd_dist.training_config import Student
 
-SETTINGS = Student(
-    name="student",
-    targets="none",
-    arch="x3d_tiny",
-    modality="rgb",
-    epochs=2,
-    batch_size=4,
-    lr=0.05,
-    momentum=0.0,
-    weight_decay=0.0,
-    dropout=0.0,
-    clip={"frames": 8, "stride": 2, "size": 32, "short_side": (32, 40)},
+SETTINGS = ENGINES.model_copy(
+    update={"arch": "x3d_tiny", "epochs": 2, "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0}
 )
 STEM, HEAD = "blocks.0", "blocks.5"
 
@@ -55,20 +46,7 @@ def trained(
     objective: Objective | None = None,
     supervision: Supervision = UNWATCHED,
 ) -> nn.Module:
-    torch.set_num_threads(1)
-    model = build_network(settings, len(shards.classes))
-    with Recorder(folder / "metrics", run="test", stage="teach", member="m") as recorder:
-        train(
-            PlainEngine(model, build_optimizer(settings, model), CPU, settings),
-            objective or supervised(settings),
-            lambda epochs, step: training_clips(shards, settings, epochs, CPU, first_step=step),
-            settings,
-            rows=shards.rows["train"],
-            directory=folder,
-            inputs={},
-            recorder=recorder,
-            supervision=supervision,
-        )
+    model, _ = run(shards, folder, settings, objective, supervision=supervision)
     return model.body
 
 

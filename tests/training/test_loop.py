@@ -24,7 +24,7 @@ from ukd_dist.training.loop import Objective, train
 from ukd_dist.training.schedules import learning_rate
 from ukd_dist.training.setup import build_network, build_optimizer, supervised, training_clips
 from ukd_dist.training.supervision import Supervision
-from ukd_dist.training_config import Teacher
+from ukd_dist.training_config import Teacher, Training
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ SETTINGS = Teacher(
 def run(
     shards: ShardSet,
     folder: Path,
-    settings: Teacher = SETTINGS,
+    settings: Training = SETTINGS,
     objective: Objective | None = None,
     inputs: dict[str, str] | None = None,
     supervision: Supervision | None = None,

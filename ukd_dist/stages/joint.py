@@ -19,32 +19,22 @@ from ukd_dist.rundir import RunDirectory
 from ukd_dist.splits import parts
 from ukd_dist.stages.charts import SHARE
 from ukd_dist.stages.report import PAGE, environment
-from ukd_dist.stages.summary import Summary, published_name, read_summary
+from ukd_dist.stages.summary import Repeated, Summary, published_name, read_summary
 from ukd_dist.stages.tables import write_table
 
 SPLITS_CSV = "splits.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(Repeated):
     """Runs that differ by their seed and split alone.
 
     Attributes:
-        kind: teacher, student or fusion.
-        name: Network, student name or fusion name.
-        note: Settings that tell it from others of the same name, or empty.
-        modality: What it sees.
-        target: Name of a student's target, or empty.
         splits: Its summary on each split, by the split's name.
         average_percent: Mean over the splits of the mean test top-1 on each; None where one lacks.
         published_percent: Average top-1 published elsewhere under this name, or None.
     """
 
-    kind: str
-    name: str
-    note: str
-    modality: str
-    target: str
     splits: Mapping[str, Summary]
     average_percent: float | None
     published_percent: float | None

@@ -19,8 +19,8 @@ SUMMARY_CSV = "summary.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Runs that differ by their seed alone.
+class Repeated:
+    """What is repeated: with other seeds, or on other splits.
 
     Attributes:
         kind: teacher, student or fusion.
@@ -28,10 +28,6 @@ class Summary:
         note: Settings that tell it from others of the same name, or empty.
         modality: What it sees.
         target: Name of a student's target, or empty.
-        runs: Those that were evaluated.
-        mean_percent: Mean of their test top-1; None without any.
-        deviation_percent: Sample standard deviation (n - 1), percentage points; None for fewer than two.
-        published_percent: Top-1 published elsewhere under this name, or None.
     """
 
     kind: str
@@ -39,6 +35,19 @@ class Summary:
     note: str
     modality: str
     target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Repeated):
+    """Runs that differ by their seed alone.
+
+    Attributes:
+        runs: Those that were evaluated.
+        mean_percent: Mean of their test top-1; None without any.
+        deviation_percent: Sample standard deviation (n - 1), percentage points; None for fewer than two.
+        published_percent: Top-1 published elsewhere under this name, or None.
+    """
+
     runs: int
     mean_percent: float | None
     deviation_percent: float | None
