@@ -236,6 +236,16 @@ def test_weights_that_are_damaged_are_named_and_missing_ones_too(run: RunDirecto
         load_initial(network, run, settings)
 
 
+def test_weights_of_a_network_that_is_another_by_now_are_refused(run: RunDirectory, path: Path) -> None:
+    experiment = study(run.root, path)
+    settings = experiment.teachers[0].settings
+    prepare(context(experiment), [settings])
+    other = build_network(settings.model_copy(update={"arch": "x3d_tiny"}), 2)
+
+    with pytest.raises(DataError, match=r"holds body.*, which the network does not have"):
+        load_initial(other, run, settings)
+
+
 def test_a_teacher_starts_from_another_ones_weights_and_classifier(run: RunDirectory) -> None:
     first = study(run.root, "none").teachers[0]
     wanted = study(run.root, "none", f"teachers.fleet.1.init=member:{first.id}", "teachers.keep=logits")

@@ -97,9 +97,7 @@ def _pyslowfast(name: str, layout: Layout) -> str | None:
         return layout.block(int(match[1]), int(match[3]), int(match[2])) + _pyslowfast_block(match[4], layout)
     if match := re.fullmatch(r"s1\.pathway(\d)_stem\.(conv|conv_xy|bn)\.(\w+)", name):
         parts = {"conv": "conv", "bn": "norm"}
-        if (
-            layout.squeezes
-        ):  # X3D: over space first, then over time; pytorchvideo calls them the other way round
+        if layout.squeezes:  # X3D: space, then time; pytorchvideo calls them the other way round
             parts = {"conv_xy": "conv.conv_t", "conv": "conv.conv_xy", "bn": "norm"}
         return f"{layout.stem(int(match[1]))}{parts.get(match[2], match[2])}.{match[3]}"
     if match := re.fullmatch(r"s(\d)_fuse\.(conv_f2s|bn)\.(\w+)", name):

@@ -68,7 +68,7 @@ def load(network: nn.Module, directory: Path) -> None:
     """Put what `make` wrote into the network; what is not there stays as it was drawn.
 
     Raises:
-        DataError: It is not there, or damaged.
+        DataError: It is not there, damaged, or of another network.
     """
     found = manifest.read(directory)
     if found is None:
@@ -78,4 +78,10 @@ def load(network: nn.Module, directory: Path) -> None:
             action="mount the same shared file system on every node",
         )
     manifest.verify(directory, found, [WEIGHTS])
-    network.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+    unknown = network.load_state_dict(load_file(directory / WEIGHTS), strict=False).unexpected_keys
+    if unknown:
+        raise DataError(
+            f"{directory} holds {unknown[0]}, which the network does not have",
+            expected="the network that it was made for",
+            action=f"remove {directory} if the network's code has changed",
+        )
