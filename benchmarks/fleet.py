@@ -5,11 +5,13 @@ On four Ray nodes of one CPU each on this machine, in one run:
 - overhead: 1,000 members whose training is nothing (an attempt's directory, heartbeat, one small file, its
   manifest, the coordinator's commit), in processes of their own as teachers are, and in processes that are
   used again: seconds of the whole times the slots, over members; the processor seconds that this machine
-  spent on each, since the nodes share its cores; and the coordinator's peak memory;
+  spent on each, since the nodes share its cores; and the same of a bare Ray task that returns nothing in a
+  process of its own, which is what Ray takes of it;
 - status, resume: `ukd status` and `ukd teach` of a root with 1,000 finished teachers, which have a history of
   30 epochs and the record of one attempt each, whole commands;
 - metrics: seconds of the exporter's answers of that root, whose teachers left a snapshot each, one answer a
-  second, after the first two; and its number of series.
+  second, after the first two; and its number of series;
+- memory: the peak of this process, which coordinated the members and served the metrics.
 
 Prints one JSON line and keeps it in benchmarks/results/fleet.json. `--small` takes 40 members, to see that
 the script runs, and keeps nothing.
@@ -18,16 +20,21 @@ the script runs, and keeps nothing.
 from __future__ import annotations
 
 import json
+import multiprocessing
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 import torch
 from record import RESULTS, claim_of, commit, hardware, parser, save
 
@@ -73,6 +80,7 @@ def main() -> None:
             way: measure_overhead(Path(scratch) / way, count, fresh)
             for way, fresh in (("own_processes", True), ("used_again", False))
         }
+        overhead["bare_task"] = measure_bare_task(Path(scratch) / "bare", count)
         seconds_of_slots, seconds_of_cores = (
             {way: found[place] for way, found in overhead.items()} for place in (0, 1)
         )
@@ -101,19 +109,46 @@ def main() -> None:
 
 def measure_overhead(folder: Path, count: int, fresh: bool) -> tuple[float, float]:
     """A member's seconds of a slot, and of the machine's cores."""
-    settings = Cluster(local_nodes=NODES, cpus_per_node=1)
-    with RayCluster(settings, folder / "logs") as cluster:
-        list(cluster.run([Job("start", len, ("",))]))
+    with started_nodes(folder) as cluster:
         members = [
             Member(f"m{n}", folder / f"m{n}", Resources(), partial(job, folder / f"m{n}", fresh))
             for n in range(count)
         ]
-        began, busy = time.perf_counter(), busy_seconds()
-        failed = Members(cluster, hang_seconds=600.0).run(members, lambda: None)
-        seconds, busy = time.perf_counter() - began, busy_seconds() - busy
+        with timing(count) as spent:
+            failed = Members(cluster, hang_seconds=600.0).run(members, lambda: None)
     assert not failed, failed
     assert all((member.directory / manifest.FILENAME).exists() for member in members)
-    return round(seconds * NODES / count, 3), round(busy / count, 3)
+    return spent[0], spent[1]
+
+
+def measure_bare_task(folder: Path, count: int) -> tuple[float, float]:
+    """As `measure_overhead`, of Ray alone."""
+    with started_nodes(folder):
+        bare = ray.remote(max_calls=1, num_cpus=1)(return_nothing)
+        with timing(count) as spent:
+            ray.get([bare.remote() for _ in range(count)])
+    return spent[0], spent[1]
+
+
+def return_nothing() -> None:
+    pass
+
+
+@contextmanager
+def started_nodes(folder: Path) -> Iterator[RayCluster]:
+    with RayCluster(Cluster(local_nodes=NODES, cpus_per_node=1), folder / "logs") as cluster:
+        list(cluster.run([Job("start", len, ("",))]))
+        yield cluster
+
+
+@contextmanager
+def timing(count: int) -> Iterator[list[float]]:
+    """Yields a list; at the end it holds seconds of a slot, and of the machine's cores, over `count`."""
+    spent: list[float] = []
+    began, busy = time.perf_counter(), busy_seconds()
+    yield spent
+    seconds, busy = time.perf_counter() - began, busy_seconds() - busy
+    spent += [round(seconds * NODES / count, 3), round(busy / count, 3)]
 
 
 def busy_seconds() -> float:
@@ -139,7 +174,10 @@ def measure_commands(root: Path, count: int) -> dict[str, list[float]]:
     root.mkdir()
     file = root.with_suffix(".yaml")
     file.write_text(EXPERIMENT.format(root=root, seeds=list(range(count))))
-    finish_teachers(file)
+    maker = multiprocessing.get_context("spawn").Process(target=finish_teachers, args=(file,))
+    maker.start()  # in a process of its own: this one's memory is measured
+    maker.join()
+    assert maker.exitcode == 0
     commands = {"status": ["status", str(root)], "resume": ["teach", str(file)]}
     return {name: [seconds_of(command) for _ in range(REPEATS)] for name, command in commands.items()}
 
@@ -213,8 +251,6 @@ def seconds_of(arguments: list[str]) -> float:
 
 
 def peak_mib() -> float:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

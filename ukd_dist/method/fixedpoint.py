@@ -7,11 +7,13 @@ are summed without carrying and cannot wrap. Who adds asks `check_terms`, and co
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ukd_dist.errors import DataError
-from ukd_dist.method import kernels
 from ukd_dist.method.rows import as_array
 
 HIGH_BITS = 14
@@ -68,6 +70,8 @@ class ExactSum:
             terms: float64, of the sum's shape, each |x| < 2^29.
             sign: 1 or -1.
         """
+        from ukd_dist.method import kernels
+
         high, low = self._limbs()
         kernels.add_terms(
             high.reshape(-1), low.reshape(-1), terms.contiguous().numpy().reshape(-1), float(sign)
@@ -81,10 +85,14 @@ class ExactSum:
             weights_n: w, float64 [n]; |w z| < 2^29.
             sign: 1 or -1.
         """
+        from ukd_dist.method import kernels
+
         kernels.add_logits(*self._limbs(), as_array(logits_nc), weights_n.numpy(), float(sign))
 
     def add_probs(self, logits_nc: Tensor, temperature: float, weights_n: Tensor, sign: int = 1) -> None:
         """Adds sign * w softmax(z / temperature); arguments as in `add_logits`."""
+        from ukd_dist.method import kernels
+
         kernels.add_probs(*self._limbs(), as_array(logits_nc), temperature, weights_n.numpy(), float(sign))
 
     def merge(self, other: ExactSum) -> None:
@@ -96,10 +104,12 @@ class ExactSum:
 
         The low limbs of K terms are worth at most K * 2^-15: rounding them loses no more than K * 2^-68.
         """
+        from ukd_dist.method import kernels
+
         high, low = self._limbs()
         out = torch.empty(high.shape, dtype=torch.float64)
         kernels.values(high.reshape(-1), low.reshape(-1), out.numpy().reshape(-1))
         return out
 
-    def _limbs(self) -> tuple[kernels.Array, kernels.Array]:
+    def _limbs(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         return self.limbs[0].numpy(), self.limbs[1].numpy()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ukd_dist.errors import DataError
-from ukd_dist.method import kernels
-from ukd_dist.method.kernels import Array
 
 MAX_LOGIT = 2.0**29
 
 
-def as_array(logits_nc: Tensor) -> Array:
+def as_array(logits_nc: Tensor) -> npt.NDArray[Any]:
     """Returns the logits as the kernels take them: float32 or float64, in rows."""
     logits_nc = logits_nc.detach()
     return (logits_nc.float() if logits_nc.dtype == torch.float16 else logits_nc).contiguous().numpy()
@@ -127,8 +128,10 @@ def _check_labels(labels_n: Tensor, num_classes: int, first_row: int) -> None:
         )
 
 
-def _largest_magnitude(logits: Array) -> float:
+def _largest_magnitude(logits: npt.NDArray[Any]) -> float:
     """Returns the largest |z|; NaN or infinity if any logit is."""
+    from ukd_dist.method import kernels
+
     integers = np.int32 if logits.dtype == np.float32 else np.int64
     bits = kernels.largest_bits(logits.reshape(-1).view(integers), np.iinfo(integers).max)
     return float(integers(bits).view(logits.dtype))

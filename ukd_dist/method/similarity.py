@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ukd_dist.method import kernels
 from ukd_dist.method.rows import as_array
 
 
@@ -75,6 +74,8 @@ def entropies(logits_nc: Tensor, temperature: float = 1.0) -> Tensor:
     2020, in the form that Zhang et al. compare with): w_k = (1 - H_k / sum_j H_j) / (K - 1). There it counts
     as at least 1e-8 nat: shares of less would be shares of rounding errors, and 0 / 0 for sure teachers.
     """
+    from ukd_dist.method import kernels
+
     entropy_n = torch.empty(len(logits_nc), dtype=torch.float64)
     kernels.entropies(as_array(logits_nc), temperature, entropy_n.numpy())
     return entropy_n
@@ -82,6 +83,8 @@ def entropies(logits_nc: Tensor, temperature: float = 1.0) -> Tensor:
 
 def _cross_entropies(logits_nc: Tensor, labels_n: Tensor, *, on_label: float, on_every: float) -> Tensor:
     """Returns logsumexp(z) - on_label * z_label - on_every * sum(z), float64 [n]; shares that sum to 1."""
+    from ukd_dist.method import kernels
+
     ce_n = torch.empty(len(logits_nc), dtype=torch.float64)
     labels = labels_n.contiguous().numpy()
     kernels.cross_entropies(as_array(logits_nc), labels, on_label, on_every, ce_n.numpy())
