@@ -27,9 +27,10 @@ from record import RESULTS, claim_of, commit, hardware, real_clips, save
 
 from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
-from ukd_dist.data.modalities import open_writer
-from ukd_dist.data.video import Frame, probe, read_frames, stored_size
+from ukd_dist.data.video import Frame, probe, read_frames
+from ukd_dist.data.videofacts import stored_size
 from ukd_dist.data.views import evaluation_batches
+from ukd_dist.data.writers import open_writer
 from ukd_dist.data_config import Codec, Encoding
 
 GAMMA = 3.0

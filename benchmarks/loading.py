@@ -43,7 +43,8 @@ from ukd_dist.data.clips import EncodedBatch, decode
 from ukd_dist.data.components import encode_sample
 from ukd_dist.data.modalities import component
 from ukd_dist.data.shards import Sample, write_shard
-from ukd_dist.data.video import probe, stored_size
+from ukd_dist.data.video import probe
+from ukd_dist.data.videofacts import stored_size
 from ukd_dist.data.views import evaluation_batches
 from ukd_dist.data_config import Codec, Encoding
 from ukd_dist.models.networks import build

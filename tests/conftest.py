@@ -17,7 +17,8 @@ from tests.store import Store, serving
 from ukd_dist.data import synthetic
 from ukd_dist.data.components import encode_sample
 from ukd_dist.data.shards import Sample, ShardSet, SplitName
-from ukd_dist.data.video import probe, stored_size
+from ukd_dist.data.video import probe
+from ukd_dist.data.videofacts import stored_size
 from ukd_dist.data_config import Encoding
 
 ENCODING = Encoding(short_side=64, samples_per_shard=4)

@@ -35,11 +35,14 @@ VOCABULARY = {
     "experiment",
     "heartbeat",
     "initial",
+    "live",
     "manifest",
     "metrics",
     "progress",
     "resolution",
     "rundir",
+    "scaling",
+    "scaling_config",
     "selection",
     "splits",
     "status",
@@ -91,14 +94,22 @@ INSIDE_FUNCTIONS = {
     "deepspeed": {"training/engines.py", "training/deepspeed_op.py"},
     "nvidia.dali": {"data/frames.py"},
     "pyarrow": {"data/foreign.py", "data/places.py"},
+    "matplotlib": {"stages/figures.py"},
+    "tensorboardX": {"stages/events.py"},
     "onnxruntime": {"stages/export.py"},
     "pytorchvideo": {"models/builders.py"},
 }
 ANYWHERE_IN = {
     "prometheus_client": {"metrics.py", "exporter.py"},
-    "av": {"data/video.py", "data/vp9.py", "data/jpegs.py", "data/streams.py", "data/synthetic/videos.py"},
+    "av": {
+        "data/video.py",
+        "data/vp9.py",
+        "data/jpeg_encoder.py",
+        "data/streams.py",
+        "data/synthetic/videos.py",
+    },
     "cv2": {
-        "data/modalities.py",
+        "data/writers.py",
         "data/synthetic/drawing.py",
         "data/synthetic/dataset.py",
         "stages/contact_sheet.py",
@@ -117,7 +128,6 @@ ANYWHERE_IN = {
     },
     "numba": {"method/kernels.py"},
     "xxhash": {"data/rowarray.py", "data/tarchecks.py"},
-    "matplotlib": set[str](),
     "typer": {
         "cli/__init__.py",
         "cli/answering.py",
@@ -209,6 +219,10 @@ def test_importing_the_package_or_its_command_line_loads_nothing_heavy(modules: 
 def test_the_vocabulary_loads_no_engine() -> None:
     modules = ", ".join(f"ukd_dist.{name}" for name in sorted(VOCABULARY | {"cluster", "models.catalogue"}))
     assert loaded_by(modules) & HEAVY == {"prometheus_client"}
+
+
+def test_a_coordinator_holds_torch_and_nothing_that_decodes_compiles_or_draws() -> None:
+    assert loaded_by("ukd_dist.whole") & {"av", "cv2", "numba", "nvidia", "deepspeed", "matplotlib"} == set()
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.relative_to(PACKAGE).as_posix())

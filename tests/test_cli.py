@@ -277,7 +277,10 @@ def test_an_unknown_network_is_told_the_known_ones(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ([], "`ukd study` without --offline; expected --offline: training students to compare is not there"),
+        (
+            ["study.teachers=9"],
+            "study.teachers asks for 9, and the run's target has 1 teachers to draw from;",
+        ),
         (["--offline", "--tau", "1,x"], "ukd study: tau[1] is 'x'; expected a valid number"),
         (["--offline", "--tau", "0"], "ukd study: tau[0] is '0'; expected greater than 0"),
         (["--offline", "--h", "1.0"], "ukd study: h[0] is '1.0'; expected less than 1"),

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.data_config import Data
+from ukd_dist.scaling_config import Scaling
 from ukd_dist.settings import Name, Settings, SettingsError, refuse_repetition
 from ukd_dist.target_config import Target
 from ukd_dist.training_config import NO_TARGETS, ONLINE
@@ -132,6 +133,7 @@ class ExperimentFile(Settings):
     teachers: Teachers
     targets: dict[Name, Target] = Field(default_factory=dict)
     students: Students
+    study: Scaling = Field(default_factory=Scaling, description="of `ukd study`")
     evaluate: Evaluate = Field(default_factory=Evaluate)
     cluster: Cluster = Field(default_factory=Cluster)
 

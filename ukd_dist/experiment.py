@@ -17,6 +17,7 @@ from ukd_dist.clip_config import Views
 from ukd_dist.cluster_config import Cluster
 from ukd_dist.config import Evaluate, Keep
 from ukd_dist.data_config import Data
+from ukd_dist.scaling_config import Scaling
 from ukd_dist.target_config import Combination, Target
 from ukd_dist.training_config import ONLINE, Student, Teacher, Training
 
@@ -81,6 +82,7 @@ class Experiment:
         keep: What stays on disk of finished teachers.
         quorum: How many of `teachers` must be finished before targets are made.
         hang_minutes: After how long without a step a teacher counts as hung.
+        study: How its study over the number of teachers is made (`scaling`).
     """
 
     name: str
@@ -96,6 +98,7 @@ class Experiment:
     document: dict[str, Any]
     quorum: int
     hang_minutes: float
+    study: Scaling
 
     @property
     def combinations(self) -> list[Combination]:

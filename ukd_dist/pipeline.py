@@ -26,34 +26,45 @@ from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.exporter import exporting
 from ukd_dist.initial import KINETICS
+from ukd_dist.live import View
 from ukd_dist.metrics import Committed
 from ukd_dist.models.catalogue import check
 from ukd_dist.models.pretrained import published
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
+from ukd_dist.scaling import studying
 from ukd_dist.stages.adopt import provide_shards
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import distill
-from ukd_dist.stages.evaluate import evaluate
+from ukd_dist.stages.evaluate import evaluate, evaluate_members
+from ukd_dist.stages.examples import provide_examples
 from ukd_dist.stages.initial import check_checkpoints
 from ukd_dist.stages.launched import follow, joined, lead, student_named
 from ukd_dist.stages.recompute import recompute
 from ukd_dist.stages.reduce import reduce
 from ukd_dist.stages.report import report
+from ukd_dist.stages.scaled import Scaled, read_scaled
 from ukd_dist.stages.studied import Scope, Study
 from ukd_dist.stages.study import study as score_targets
 from ukd_dist.stages.teach import teach
 from ukd_dist.stages.verify import Verdict
 from ukd_dist.stages.verify import verify as verify_files
-from ukd_dist.status import committed_metrics
+from ukd_dist.status import committed_metrics, read_status
+
+
+def _evaluate(context: Context) -> None:
+    evaluate(context)
+    provide_examples(context)
+
 
 STAGES: Mapping[str, Callable[[Context], None]] = {
     "shard": provide_shards,  # videos to shards, or finished shards from elsewhere
     "teach": teach,  # clips of the shards to teachers and their logits
     "reduce": reduce,  # logits to targets
     "distill": distill,  # targets to students
-    "evaluate": evaluate,  # test accuracy of all of them
+    "evaluate": _evaluate,  # test accuracy of all of them, and pictures for the report
 }
+STUDY_STAGES = {**STAGES, "evaluate": evaluate_members}  # whose students are in no table of the experiment's
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -108,13 +119,49 @@ def run(
         IncompleteError: Everything is done but by some teachers (`teachers.quorum`).
         UkdError: What stopped a stage. What was finished stays.
     """
+    chosen = {name: STAGES[name] for name in stages}
+    return _run(experiment, experiment, chosen, progress, replace, workers, cluster)
+
+
+def study(
+    experiment: Experiment,
+    *,
+    replace: bool = False,
+    progress: Progress,
+    cluster: RayCluster | None = None,
+) -> tuple[Scaled, Path]:
+    """As `run`, of the study over the number of teachers in place of the experiment's targets and students.
+
+    Returns:
+        The study, and the report's page.
+
+    Raises:
+        UsageError: Nothing can be studied there (`scaling.points`).
+        UkdError: As `run`.
+    """
+    page = _run(experiment, studying(experiment), STUDY_STAGES, progress, replace, None, cluster)
+    scaled = read_scaled(RunDirectory(experiment.root), experiment)
+    assert scaled is not None
+    return scaled, page
+
+
+def _run(
+    experiment: Experiment,
+    asked: Experiment,
+    stages: Mapping[str, Callable[[Context], object]],
+    progress: Progress,
+    replace: bool,
+    workers: int | None,
+    cluster: RayCluster | None,
+) -> Path:
+    """Do the stages' work on what is asked of an experiment, and write its report."""
     data = experiment.data
     if "shard" in stages and data.shards is None and data.source != "synthetic":
         read_source(data)  # what is wrong with the lists is said before anything is written
     if {"teach", "distill"}.intersection(stages):
-        check_checkpoints(RunDirectory(experiment.root), experiment)
+        check_checkpoints(RunDirectory(experiment.root), asked)
     try:
-        with _working(experiment, progress, replace, workers, cluster) as work:
+        with _working(experiment, progress, replace, workers, cluster, asked) as work:
             missing = _work_through(stages, work)
             if not work.cluster.was_asked:
                 progress.say(f"{work.run.root}: nothing to do, {', '.join(stages)} done already")
@@ -128,19 +175,19 @@ def run(
     return report(RunDirectory(experiment.root), experiment)
 
 
-def _work_through(stages: Sequence[str], work: Context) -> IncompleteError | None:
+def _work_through(stages: Mapping[str, Callable[[Context], object]], work: Context) -> IncompleteError | None:
     """Do the stages; returns what is said of teachers that the run goes on without."""
     missing = None
-    for name in stages:
+    for stage in stages.values():
         try:
-            STAGES[name](work)
+            stage(work)
         except IncompleteError as error:
             work.progress.say(f"going on without some: {error.problem}")
             missing = error
     return missing
 
 
-def study(experiment: Experiment, scope: Mapping[str, object], *, progress: Progress) -> tuple[Study, Path]:
+def score(experiment: Experiment, scope: Mapping[str, object], *, progress: Progress) -> tuple[Study, Path]:
     """Score ways of making targets by the teachers' logits alone, and write the report.
 
     Args:
@@ -215,10 +262,11 @@ def _working(
     replace: bool = False,
     workers: int | None = None,
     cluster: RayCluster | None = None,
+    asked: Experiment | None = None,
 ) -> Iterator[Context]:
     """Hold the root as its coordinator, serve metrics, stop when `ukd cancel` asks.
 
-    Ray starts if needed, unless a cluster is given.
+    Ray starts if needed, unless a cluster is given. The work is on what is asked, by default the experiment.
     """
     run, port = RunDirectory(experiment.root), experiment.cluster.metrics_port
 
@@ -236,7 +284,8 @@ def _working(
             progress.say(f"metrics: http://{socket.gethostname()}:{served}/metrics")
             stack.enter_context(following(run.metrics / NODES, experiment.name, used.metrics_addresses))
         used.begin(run.logs)
-        yield Context(run, experiment, used, progress, replace, workers)
+        stack.enter_context(progress.under(View(lambda: read_status(run, experiment))))
+        yield Context(run, asked or experiment, used, progress, replace, workers)
 
 
 def cluster_of(experiment: Experiment, progress: Progress) -> RayCluster:

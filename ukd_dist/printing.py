@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ukd_dist.stages.plan import Plan
     from ukd_dist.stages.predict import Prediction
     from ukd_dist.stages.results import Result
+    from ukd_dist.stages.scaled import Scaled
+    from ukd_dist.stages.statistics import Estimate
     from ukd_dist.stages.studied import Study
     from ukd_dist.stages.summary import Summary
     from ukd_dist.stages.verify import Verdict
@@ -63,7 +65,24 @@ def print_networks(networks: Sequence[Overview], as_json: bool) -> None:
     _print_aligned(lines, right=(1, 2))
 
 
-def print_study(study: Study) -> None:
+def print_scaling(scaled: Scaled) -> None:
+    """Print a line of each number of teachers, however narrow the terminal is."""
+    lines = [["taught by", "K", "repeats", "test top-1 %", "s an epoch", "peak MiB", "device-seconds", ""]]
+    lines.append(["", "", "", "", "", "", "teachers", "student"])
+    for name, levels in scaled.lines.items():
+        lines += [
+            [
+                *(name, str(level.teachers), str(len(level.top1_of_each))),
+                *(_estimate(level.top1, 100.0, 1), _estimate(level.epoch_seconds, 1.0, 2)),
+                _estimate(level.peak_mib, 1.0, 0),
+                *(_whole(level.teacher_device_seconds), _whole(level.student_device_seconds)),
+            ]
+            for level in levels
+        ]
+    _print_aligned(lines, right=(1, 2, 3, 4, 5, 6, 7))
+
+
+def print_scores(study: Study) -> None:
     """Print a line of each score of an offline study, however narrow the terminal is."""
     names = ["method", "h", "tau", "space", "weights", "rows", "top-1", "NLL", "ECE", "entropy"]
     lines, rows = [names], study.scores[0].rows
@@ -154,6 +173,18 @@ def describe_verdict(verdict: Verdict) -> str:
     if verdict.difference is not None:
         words += f"; {verdict.recomputed} rows recomputed, off by {verdict.difference:.1g} of a logit at most"
     return f"{words}; {verdict.note}" if verdict.note else words
+
+
+def _estimate(found: Estimate | None, factor: float, digits: int) -> str:
+    """A mean with half of its 95% interval, where there is one."""
+    if found is None:
+        return "-"
+    margin = f" ± {factor * found.margin:.{digits}f}" if found.margin else ""
+    return f"{factor * found.mean:.{digits}f}{margin}"
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
 
 
 def _bytes(size: float) -> str:

@@ -1,12 +1,16 @@
-"""What people see while work goes on: bars on a terminal, plain lines elsewhere; all of it on stderr."""
+"""What people see while work goes on: bars on a terminal, plain lines elsewhere; all of it on stderr.
+
+On a terminal a view of the whole may stand above the bars (`live`).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -18,6 +22,7 @@ class Progress:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars: RichProgress | None = None
 
     def say(self, line: str) -> None:
         """Print one line."""
@@ -30,11 +35,37 @@ class Progress:
             bar: Bar = Bar(self, what, total, unit)
             yield bar
             bar.close()
+        elif self._bars is not None:
+            shown = _TerminalBar(self, what, total, unit, self._bars)
+            try:
+                yield shown
+            finally:
+                shown.remove()
+            shown.close()
+        else:
+            with _bars(self.console) as rich:
+                yield _TerminalBar(self, what, total, unit, rich)
+
+    @contextmanager
+    def under(self, view: Callable[[], RenderableType]) -> Iterator[None]:
+        """On a terminal, show a view that changes above the bars; elsewhere do nothing.
+
+        Bars that end leave a line. The view is asked for twice a second, in a thread of its own.
+        """
+        if not self.console.is_terminal:
+            yield
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-        times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        with RichProgress(*columns, *times, console=self.console) as rich:
-            yield _TerminalBar(self, what, total, unit, rich)
+        bars = _bars(self.console)
+
+        def whole() -> RenderableType:
+            return Group(view(), bars)
+
+        with Live(get_renderable=whole, console=self.console, refresh_per_second=2, transient=True):
+            self._bars = bars
+            try:
+                yield
+            finally:
+                self._bars = None
 
 
 class Bar:
@@ -64,11 +95,23 @@ class Bar:
         self._progress.say(f"{self._what}: {self._done:g}/{self._total} {self._unit} in {seconds:.1f} s")
 
 
+def _bars(console: Console) -> RichProgress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    notes = (TextColumn("{task.fields[unit]}"), TextColumn("{task.fields[note]}"))
+    return RichProgress(
+        *columns, notes[0], TimeElapsedColumn(), TimeRemainingColumn(), notes[1], console=console
+    )
+
+
 class _TerminalBar(Bar):
     def __init__(self, progress: Progress, what: str, total: int, unit: str, rich: RichProgress) -> None:
         super().__init__(progress, what, total, unit)
         self._rich = rich
-        self._task = rich.add_task(what, total=total, note="")
+        self._task = rich.add_task(what, total=total, unit=unit, note="")
+
+    def remove(self) -> None:
+        """Take it off the terminal."""
+        self._rich.remove_task(self._task)
 
     def update(self, done: float, note: str = "") -> None:
         self._done = done

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,9 +88,9 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
     fleet = {t.id: t.settings for t in teachers}
     imported = file.teachers.imported
     _refuse_twins([*fleet, *imported], where, "teachers")
-    targets = {n: _target(n, target, fleet, imported, where) for n, target in file.targets.items()}
+    targets = {n: target_member(n, target, fleet, imported, where) for n, target in file.targets.items()}
     runs = expand(Student, file.students.runs, file.students.defaults, inherited, where, "students.runs")
-    students = tuple(_student(run, targets, fleet, where) for run in runs)
+    students = tuple(student_member(run, targets, fleet, where) for run in runs)
     _refuse_twins([s.id for s in students], where, "students.runs")
     trainings: list[Teacher | Student] = [*fleet.values(), *runs]
     check_modalities(data, trainings, where)
@@ -112,6 +113,7 @@ def _resolve(document: dict[str, Any], where: str) -> Experiment:
         document=whole.model_dump(mode="json"),
         quorum=_quorum(file.teachers, len(teachers), where),
         hang_minutes=file.teachers.hang_minutes,
+        study=file.study,
     )
 
 
@@ -150,9 +152,21 @@ def _absolute(shards: str | None) -> str | None:
     return shards if shards is None or shards.startswith("s3://") else str(Path(shards).absolute())
 
 
-def _target(
-    name: str, target: Target, fleet: dict[str, Teacher], imported: tuple[str, ...], where: str
+def target_member(
+    name: str, target: Target, fleet: Mapping[str, Teacher], imported: tuple[str, ...], where: str
 ) -> TargetMember:
+    """A target with its id and the teachers that it selects.
+
+    Args:
+        name: Its name.
+        target: Its settings.
+        fleet: Teachers that are trained here, by id.
+        imported: Ids of the others.
+        where: Names the file in messages.
+
+    Raises:
+        UsageError: It selects nobody or too many, or its teachers do not go together.
+    """
     check_selection(target.teachers, fleet, imported, f"{where}: targets.{name}.teachers")
     ids, everyone = selected(target.teachers, fleet, imported), [*fleet, *imported]
     if not ids or (target.method == "single" and len(ids) > 1):
@@ -203,9 +217,20 @@ def _folds_of(settings: Teacher, folds: Folds | None, where: str) -> Folds | Non
     return folds
 
 
-def _student(
-    run: Student, targets: dict[str, TargetMember], fleet: dict[str, Teacher], where: str
+def student_member(
+    run: Student, targets: Mapping[str, TargetMember], fleet: Mapping[str, Teacher], where: str
 ) -> StudentMember:
+    """A student with its id, its target and its teachers.
+
+    Args:
+        run: Its settings.
+        targets: The targets that there are, by name.
+        fleet: Teachers that are trained here, by id.
+        where: Names the file in messages.
+
+    Raises:
+        UsageError: Its target is not there, or it does not go with its teachers.
+    """
     teachers: tuple[str, ...] = ()
     if run.targets == ONLINE:
         teachers = online_teachers(run, fleet, where)

@@ -23,6 +23,7 @@ from ukd_dist.experiment import Experiment
 from ukd_dist.heartbeat import HEARTBEAT, last_beat, read_beat
 from ukd_dist.metrics import Committed
 from ukd_dist.rundir import ERROR, REJECTS, RunDirectory, read_error, read_history, read_json_lines
+from ukd_dist.scaling import as_begun
 from ukd_dist.training_config import Training
 
 State = Literal["done", "running", "interrupted", "failed", "pending"]
@@ -63,8 +64,8 @@ class MemberStatus:
 
 
 def read_status(run: RunDirectory, experiment: Experiment) -> list[MemberStatus]:
-    """The state of everything that the experiment asks for, in the order of the stages."""
-    held = is_held(run)
+    """The state of all that the experiment asks for, its study included once begun, by stages."""
+    held, experiment = is_held(run), as_begun(run, experiment)
     return [
         MemberStatus("shards", "shards", _state(run.shards, held)),
         *(_member("teacher", t.id, run.teacher(t.id), t.settings, held) for t in experiment.teachers),

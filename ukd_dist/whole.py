@@ -14,13 +14,13 @@ from pathlib import Path
 
 from ukd_dist import pipeline
 from ukd_dist.cancellation import cancellable
-from ukd_dist.data import synthetic
 from ukd_dist.data.sources import read_source
 from ukd_dist.data_config import Synthetic
 from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
+from ukd_dist.scaling import studying
 from ukd_dist.splits import begun, has_several, naming_split, open_parts, parts
 from ukd_dist.stages.garbage import Collection, collect
 from ukd_dist.stages.initial import check_checkpoints, check_parents
@@ -29,6 +29,7 @@ from ukd_dist.stages.packing import Node
 from ukd_dist.stages.plan import Plan
 from ukd_dist.stages.plan import plan as predict
 from ukd_dist.stages.report import report
+from ukd_dist.stages.scaled import Scaled
 from ukd_dist.stages.shard import draw
 from ukd_dist.stages.studied import Study
 from ukd_dist.stages.verify import Verdict
@@ -113,14 +114,33 @@ def holding(experiment: Experiment) -> Iterator[None]:
 
 
 def study(
+    experiment: Experiment, *, split: str | None = None, replace: bool = False, progress: Progress
+) -> Iterator[tuple[str, tuple[Scaled, Path]]]:
+    """As `pipeline.study`, of every split, by its name."""
+    chosen = parts(experiment, split)
+    _refuse_other_layout(experiment)
+    for part in chosen.values():
+        studying(part)  # what is wrong with it is said before anything is written
+    if has_several(experiment):
+        _check_parts(experiment, chosen, list(pipeline.STAGES))
+    with holding(experiment), pipeline.cluster_of(experiment, progress) as cluster:
+        if has_several(experiment):
+            _draw(experiment, list(pipeline.STAGES), progress)
+        for name, part in chosen.items():
+            with naming_split(experiment, name):
+                done = pipeline.study(part, replace=replace, progress=progress, cluster=cluster)
+            yield name, done
+
+
+def score(
     experiment: Experiment, scope: Mapping[str, object], *, split: str | None = None, progress: Progress
 ) -> Iterator[tuple[str, tuple[Study, Path]]]:
-    """As `pipeline.study`, of every split, by its name."""
+    """As `pipeline.score`, of every split, by its name."""
     with holding(experiment):
         for name, part in parts(experiment, split).items():
             with naming_split(experiment, name):
-                studied = pipeline.study(part, scope, progress=progress)
-            yield name, studied
+                scored = pipeline.score(part, scope, progress=progress)
+            yield name, scored
 
 
 def plan(
@@ -206,6 +226,8 @@ def _before_drawing(experiment: Experiment, split: str, part: Experiment) -> Exp
     data = experiment.data
     if part is experiment or data.source != "synthetic" or (part.data.videos and part.data.videos.is_dir()):
         return part
+    from ukd_dist.data import synthetic
+
     wanted = data.synthetic or Synthetic()
     drawn = synthetic.plan(seed=wanted.seed, train_clips=wanted.train_clips, test_clips=wanted.test_clips)
     divisions = synthetic.divide(*drawn, wanted.splits)

@@ -24,11 +24,11 @@ from ukd_dist.data.clips import (
     decode,
     decode_clips,
 )
-from ukd_dist.data.modalities import pack_flow
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.video import Frame, read_frames
 from ukd_dist.data.views import FREE, Batch, evaluation_batches, training_batches
 from ukd_dist.data.vp9 import Vp9Encoder
+from ukd_dist.data.writers import pack_flow
 from ukd_dist.data_config import Codec, Modality
 from ukd_dist.errors import UsageError
 

@@ -26,7 +26,7 @@ from ukd_dist.data import jpegs
 from ukd_dist.data.clips import decode_clips
 from ukd_dist.data.components import encode_sample
 from ukd_dist.data.frame_cache import FrameCache
-from ukd_dist.data.jpegs import JpegEncoder, full_range
+from ukd_dist.data.jpeg_encoder import JpegEncoder, full_range
 from ukd_dist.data.modalities import component
 from ukd_dist.data.shards import Sample, ShardSet
 from ukd_dist.data.stored import StoredVideos

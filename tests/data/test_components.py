@@ -10,7 +10,7 @@ import pytest
 
 from ukd_dist.data.components import encode_sample
 from ukd_dist.data.shards import Sample
-from ukd_dist.data.video import RejectedVideoError
+from ukd_dist.data.videofacts import RejectedVideoError
 from ukd_dist.data.vp9 import Vp9Encoder
 from ukd_dist.data_config import Encoding
 from ukd_dist.errors import DataError

@@ -18,18 +18,11 @@ from hypothesis.extra.numpy import arrays
 
 from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import EncodedBatch, decode
-from ukd_dist.data.modalities import (
-    FlowWriter,
-    component,
-    flow_method,
-    open_writer,
-    pack_flow,
-    stored_codec,
-    unpacked_levels,
-)
+from ukd_dist.data.modalities import component, stored_codec, unpacked_levels
 from ukd_dist.data.video import Frame, read_frames
 from ukd_dist.data.views import evaluation_batches
 from ukd_dist.data.vp9 import Vp9Encoder
+from ukd_dist.data.writers import FlowWriter, flow_method, open_writer, pack_flow
 from ukd_dist.data_config import Codec, Encoding, FlowMethod, Modality
 
 SIDE, FRAMES = 128, 12

@@ -39,7 +39,8 @@ from ukd_dist.clip_config import Clip
 from ukd_dist.data.clips import RGB_MEAN, RGB_STD, EncodedBatch, decode
 from ukd_dist.data.components import encode_sample
 from ukd_dist.data.shards import Sample
-from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe, stored_size
+from ukd_dist.data.video import probe
+from ukd_dist.data.videofacts import RejectedVideoError, VideoInfo, stored_size
 from ukd_dist.data.views import evaluation_batches
 from ukd_dist.data_config import Encoding
 

@@ -31,7 +31,7 @@ from ukd_dist.data.shards import (
     write_shard,
 )
 from ukd_dist.data.sources import MAX_KEY_BYTES
-from ukd_dist.data.video import RejectedVideoError
+from ukd_dist.data.videofacts import RejectedVideoError
 from ukd_dist.data_config import Encoding
 from ukd_dist.errors import DataError, UsageError
 

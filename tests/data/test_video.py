@@ -15,7 +15,8 @@ from av.video.reformatter import ColorRange
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ukd_dist.data.video import Frame, RejectedVideoError, probe, read_frames, stored_size
+from ukd_dist.data.video import Frame, probe, read_frames
+from ukd_dist.data.videofacts import RejectedVideoError, stored_size
 from ukd_dist.errors import DataError, UkdError
 
 WIDTH, HEIGHT, FRAMES = 96, 64, 24

@@ -104,11 +104,20 @@ def fail(directory: Path, message: str) -> None:
 
 def evaluate(run: RunDirectory, wanted: Experiment, classes: Sequence[str] = CLASSES) -> list[Result]:
     """result.json of every member, fusions.json and results.csv; fusions come last."""
-    results = [_save(run.teacher(t.id), _result(run.teacher(t.id), t, classes)) for t in wanted.teachers]
-    results += [_save(run.student(s.id), _result(run.student(s.id), s, classes)) for s in wanted.students]
+    results = [evaluate_member(run.teacher(t.id), t, classes) for t in wanted.teachers]
+    results += [evaluate_member(run.student(s.id), s, classes) for s in wanted.students]
     results += [_scored(0.75, 9, classes, **asdict(subject)) for subject, _ in fusions(run, wanted)]
     write_results(run, results)
     return results
+
+
+def evaluate_member(
+    directory: Path, member: TeacherMember | StudentMember, classes: Sequence[str] = CLASSES
+) -> Result:
+    """A finished member's result.json."""
+    result = _result(directory, member, classes)
+    write_atomically(directory / RESULT, json.dumps(asdict(result)).encode())
+    return result
 
 
 def _history(member: TeacherMember | StudentMember, epochs: int) -> list[Epoch]:
@@ -184,8 +193,3 @@ def _scored(skill: float, noise: int, classes: Sequence[str], **subject: object)
     per_class = {name: row[i] / 20 for i, (name, row) in enumerate(zip(classes, confusion, strict=True))}
     figures = {"top1": correct / clips, "correct": correct, "clips": clips}
     return Result(**{**subject, **figures, "per_class": per_class, "confusion": confusion})  # type: ignore[arg-type]
-
-
-def _save(directory: Path, result: Result) -> Result:
-    write_atomically(directory / RESULT, json.dumps(asdict(result)).encode())
-    return result

@@ -13,19 +13,20 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Experiment, Json, OfSplit, Overrides, Replace, Workers
-from ukd_dist.errors import UsageError
 from ukd_dist.printing import (
     console,
     print_answer,
     print_lines,
+    print_scaling,
+    print_scores,
     print_splits,
-    print_study,
     results_table,
     summary_table,
 )
 
 if TYPE_CHECKING:
     from ukd_dist.experiment import Experiment as UkdExperiment
+    from ukd_dist.stages.scaled import Scaled
     from ukd_dist.stages.studied import Study
 
 # Command: what it is for, and its stages; None: all of them.
@@ -94,47 +95,67 @@ def study(
     experiment: Experiment,
     overrides: Overrides = None,
     split: OfSplit = None,
-    offline: Annotated[bool, typer.Option("--offline", help="score targets without a student")] = False,
-    methods: Annotated[str, typer.Option(help="weightings")] = "avg,pkd,gtd,entropy,confidence,best",
-    h: Annotated[str, typer.Option(help="of pkd")] = "0.9,0.95,0.99,0.999",
-    tau: Annotated[str, typer.Option(help="temperatures")] = "1,2,5,10,20",
-    spaces: Annotated[str, typer.Option(help="what is summed")] = "logits,probs",
+    replace: Replace = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="score ways of making targets, without a student")
+    ] = False,
+    methods: Annotated[
+        str, typer.Option(help="with --offline: weightings")
+    ] = "avg,pkd,gtd,entropy,confidence,best",
+    h: Annotated[str, typer.Option(help="with --offline: of pkd")] = "0.9,0.95,0.99,0.999",
+    tau: Annotated[str, typer.Option(help="with --offline: temperatures")] = "1,2,5,10,20",
+    spaces: Annotated[str, typer.Option(help="with --offline: what is summed")] = "logits,probs",
     target: Annotated[
-        str | None, typer.Option(metavar="NAME", help="whose teachers and rows are taken; default: everyone")
+        str | None,
+        typer.Option(metavar="NAME", help="with --offline: whose teachers and rows; default: everyone"),
     ] = None,
-    in_sample: Annotated[bool, typer.Option("--in-sample", help="score training rows alone")] = False,
+    in_sample: Annotated[
+        bool, typer.Option("--in-sample", help="with --offline: score training rows alone")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Which method, h, temperature and space make the best targets, judged on validation rows."""
+    """Accuracy, time, memory and cost as the number of teachers grows; or score targets alone (--offline)."""
     with answering(debug):
         from ukd_dist import pipeline, whole
         from ukd_dist.progress import Progress
         from ukd_dist.splits import parts
 
-        if not offline:
-            raise UsageError(
-                "`ukd study` without --offline",
-                expected="--offline: training students to compare is not there yet",
-                action="give --offline",
-            )
-        scope = {"methods": methods, "h": h, "tau": tau, "spaces": spaces}
-        asked = {**scope, "target": target, "in_sample": in_sample}
         loaded = pipeline.load(experiment, overrides or [])
         several = len(parts(loaded, split)) > 1
-        studies = whole.study(loaded, asked, split=split, progress=Progress())
-        print_splits(studies, several, as_json, _study_document, _print_study)
+        if not offline:
+            studies = whole.study(loaded, split=split, replace=replace, progress=Progress())
+            print_splits(studies, several, as_json, _scaling_document, _print_scaling)
+            return
+        scope = {"methods": methods, "h": h, "tau": tau, "spaces": spaces}
+        asked = {**scope, "target": target, "in_sample": in_sample}
+        scores = whole.score(loaded, asked, split=split, progress=Progress())
+        print_splits(scores, several, as_json, _scores_document, _print_scores)
 
 
-def _study_document(answer: tuple[Study, Path]) -> dict[str, object]:
+def _scaling_document(answer: tuple[Scaled, Path]) -> dict[str, object]:
+    from ukd_dist.stages.scaled import as_row
+
+    done, page = answer
+    levels = [{**as_row(level), "shares": dict(level.shares)} for level in done.levels]
+    return {"report": str(page), "levels": levels, "runs": [asdict(run) for run in done.runs]}
+
+
+def _print_scaling(answer: tuple[Scaled, Path]) -> None:
+    done, page = answer
+    print_scaling(done)
+    print(f"report: {page}")
+
+
+def _scores_document(answer: tuple[Study, Path]) -> dict[str, object]:
     done, page = answer
     scope = done.scope.model_dump(mode="json")
     return {"report": str(page), "scope": scope, "scores": [asdict(score) for score in done.scores]}
 
 
-def _print_study(answer: tuple[Study, Path]) -> None:
+def _print_scores(answer: tuple[Study, Path]) -> None:
     done, page = answer
-    print_study(done)
+    print_scores(done)
     print(f"report: {page}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,12 +23,27 @@ def status(root: Root, as_json: Json = False, debug: Debug = False) -> None:
         print_splits(members, len(found) > 1, as_json, as_documents, print_members)
 
 
-def report(root: Root, as_json: Json = False, debug: Debug = False) -> None:
-    """Write the HTML report of a run, finished or not."""
+def report(
+    root: Root,
+    form: Annotated[
+        Literal["html", "md"],
+        typer.Option("--format", help="html: say where the page is; md: print Markdown, for a pull request"),
+    ] = "html",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a run, finished or not: report/index.html, and its tables as report/report.md."""
     with answering(debug):
         from ukd_dist import whole
+        from ukd_dist.splits import open_parts
+        from ukd_dist.stages.report import MARKDOWN
 
-        print_answer({"report": str(whole.write_reports(root))}, as_json)
+        page = whole.write_reports(root)
+        if form == "html" or as_json:
+            print_answer({"report": str(page)}, as_json)
+            return
+        for run, _ in open_parts(root).values():
+            print((run.report / MARKDOWN).read_text(encoding="utf-8"))
 
 
 def verify(

@@ -1,9 +1,11 @@
-"""Commands about metrics: those of a run directory over HTTP, whether it is worked on or not."""
+"""Commands about metrics: those of a run directory over HTTP or for TensorBoard, worked on or not."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,12 +15,12 @@ from ukd_dist.cli.arguments import Debug, Json, Root
 from ukd_dist.errors import UsageError
 from ukd_dist.printing import print_answer
 
-app = typer.Typer(help="Metrics of a run for Prometheus.", no_args_is_help=True)
+app = typer.Typer(help="Metrics of a run for Prometheus and TensorBoard.", no_args_is_help=True)
 
 
 @app.callback()
 def metrics() -> None:
-    """Metrics of a run for Prometheus."""
+    """Metrics of a run for Prometheus and TensorBoard."""
 
 
 @app.command("serve")
@@ -51,3 +53,32 @@ def metrics_serve(
             print_answer({"metrics": f"http://localhost:{served}/metrics"}, as_json)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
+
+
+@app.command("tensorboard")
+def metrics_tensorboard(
+    root: Root,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the event files; default: ROOT/tensorboard")
+    ] = None,
+    follow: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=1, help="look again so often, until Ctrl-C")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write every member's history as TensorBoard event files."""
+    with answering(debug):
+        from ukd_dist.splits import open_parts
+        from ukd_dist.stages.events import EventFiles
+
+        found = open_parts(root)
+        folders = {name: (out or root / "tensorboard") / (name if len(found) > 1 else "") for name in found}
+        with ExitStack() as stack, suppress(KeyboardInterrupt):
+            files = [stack.enter_context(EventFiles(*found[name], folders[name])) for name in found]
+            epochs = sum(each.update() for each in files)
+            print_answer({"epochs": epochs, "events": str(out or root / "tensorboard")}, as_json)
+            while follow is not None:
+                time.sleep(follow)
+                for each in files:
+                    each.update()

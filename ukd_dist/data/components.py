@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ukd_dist.data.modalities import component, open_writer
+from ukd_dist.data.modalities import component
 from ukd_dist.data.shards import Sample
 from ukd_dist.data.streams import copy_stream
 from ukd_dist.data.video import read_frames
+from ukd_dist.data.writers import open_writer
 from ukd_dist.data_config import Codec, Encoding, Modality
 from ukd_dist.errors import DataError
 

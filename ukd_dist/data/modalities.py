@@ -1,44 +1,20 @@
-"""What a sample's components hold, and how they are made from a video's frames.
+"""What a sample's components hold: which there are, and what the levels of stored flow stand for.
 
 `rgb` is the video itself, in the codec of the shards. `flow` is dense optical flow from each frame to the
 next in stored pixels, u above v as the luma of one picture of twice the height: 16..235 spans
-arcsinh(-bound)..arcsinh(+bound). It goes through no colour conversion on its way in, since a `gray` picture
-would be range-converted in silence. It is VP9 whatever the codec of rgb: DALI decodes that everywhere, and
-smooth pictures stay small.
-A further modality of decoded frames is a further writer here; one of the compressed stream (motion vectors)
-will be handed its packets as well.
+arcsinh(-bound)..arcsinh(+bound). It is VP9 whatever the codec of rgb: DALI decodes that everywhere, and
+smooth pictures stay small. How components are made is `writers`'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.data.jpegs import JpegEncoder
-from ukd_dist.data.video import Frame
-from ukd_dist.data.vp9 import Vp9Encoder
-from ukd_dist.data_config import Codec, Encoding, FlowMethod, Modality
+from ukd_dist.data_config import Codec, Modality
 
 LUMA_LOW, LUMA_HIGH = 16.0, 235.0
 FLOW_LEVELS = "arcsinh"  # how levels are spread over flow; the first shards spread them evenly
-_DIS_PRESETS = {
-    "dis_medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
-    "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
-}
-
-
-class ComponentWriter(Protocol):
-    """Takes a video's frames one by one and gives the encoded component."""
-
-    def write(self, frame: Frame) -> None:
-        """Take the next frame, yuv420p `[height * 3 / 2, width]`."""
-
-    def finish(self) -> bytes:
-        """The encoded component."""
 
 
 def stored_codec(modality: Modality, codec: Codec) -> Codec:
@@ -49,69 +25,6 @@ def stored_codec(modality: Modality, codec: Codec) -> Codec:
 def component(modality: Modality, codec: Codec) -> str:
     """The component's file extension inside a sample: `rgb` as VP9 is stored as `<key>.rgb.mp4`."""
     return f"{modality}.{'jpegs' if stored_codec(modality, codec) == 'jpeg' else 'mp4'}"
-
-
-def open_writer(
-    modality: Modality, width: int, height: int, fps: float, encoding: Encoding, codec: Codec = "vp9"
-) -> ComponentWriter:
-    """The writer of one component of a video whose frames are `width` x `height`."""
-    if modality == "flow":
-        return FlowWriter(width, height, fps, encoding)
-    assert codec != "copy", "a copied stream is not made of frames"
-    if codec == "jpeg":
-        return JpegEncoder(width, height, encoding.jpeg_qscale)
-    return Vp9Encoder(width, height, fps, encoding.crf_rgb)
-
-
-class FlowWriter:
-    """Optical flow as a component: one flow picture a frame, the last one repeated."""
-
-    def __init__(self, width: int, height: int, fps: float, encoding: Encoding) -> None:
-        self._height = height
-        self._bound = encoding.flow_bound
-        self._flow = flow_method(encoding.flow)
-        self._encoder = Vp9Encoder(width, 2 * height, fps, encoding.crf_flow)
-        self._previous: Frame | None = None
-        self._packed: Frame | None = None
-
-    def write(self, frame: Frame) -> None:
-        """Take the next frame; from the second on, a flow picture is written."""
-        luma = np.ascontiguousarray(frame[: self._height])
-        if self._previous is not None:
-            self._packed = pack_flow(self._flow(self._previous, luma), self._bound)
-            self._encoder.write(self._packed)
-        self._previous = luma
-
-    def finish(self) -> bytes:
-        """The encoded component, with as many pictures as frames were written."""
-        if self._packed is None:
-            raise ValueError("flow needs two frames")
-        self._encoder.write(self._packed)
-        return self._encoder.finish()
-
-
-def flow_method(name: FlowMethod) -> Callable[[Frame, Frame], npt.NDArray[np.float32]]:
-    """Computes flow `[H, W, 2]`, pixels, from one luma plane `[H, W]` to the next."""
-    if name == "farneback":
-        return lambda first, second: cv2.calcOpticalFlowFarneback(
-            first, second, None, 0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
-        )
-    dis = cv2.DISOpticalFlow.create(_DIS_PRESETS[name])
-    return lambda first, second: dis.calc(first, second, None)
-
-
-def pack_flow(flow_hwc: npt.NDArray[np.float32], bound: float) -> Frame:
-    """Flow `[H, W, 2]` in pixels as a yuv420p picture of twice the height, neutral in colour.
-
-    Levels are spread by arcsinh: evenly below about a pixel a frame, where most flow of dark videos is, then
-    ever more coarsely, up to the bound.
-    """
-    height, width, _ = flow_hwc.shape
-    share = np.arcsinh(flow_hwc) / np.arcsinh(bound)
-    luma = np.rint((share + 1) * ((LUMA_HIGH - LUMA_LOW) / 2) + LUMA_LOW).clip(LUMA_LOW, LUMA_HIGH)
-    packed = np.full((3 * height, width), 128, np.uint8)
-    packed[: 2 * height] = luma.transpose(2, 0, 1).reshape(2 * height, width)
-    return packed
 
 
 def unpacked_levels(bound: float) -> npt.NDArray[np.float32]:

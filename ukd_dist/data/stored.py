@@ -8,7 +8,6 @@ import torch
 
 from ukd_dist.data.modalities import component, stored_codec
 from ukd_dist.data.shards import ShardSet, SplitName
-from ukd_dist.data.streams import check_cpu_decodes
 from ukd_dist.data_config import Modality
 
 
@@ -38,6 +37,8 @@ class StoredVideos:
         """
         video = self._shards.read(self._split, row, self._name)
         if row in self._unchecked:
+            from ukd_dist.data.streams import check_cpu_decodes
+
             check_cpu_decodes(video, f"'{self.rows.keys[row]}' in {self._shards.directory}")
             self._unchecked.remove(row)
         return video

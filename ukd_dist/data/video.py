@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation
 
 from ukd_dist.data.upright import Orientation
-from ukd_dist.errors import DataError
+from ukd_dist.data.videofacts import RejectedVideoError, VideoInfo
 
 Frame = npt.NDArray[np.uint8]
 
@@ -42,38 +41,6 @@ _EXACT = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CH
 _RATE_TOLERANCE = 0.05
 # What may be missing at the end of a file that declares its length, but not its frames.
 _MISSING_FRAMES, _MISSING_SECONDS = 3, 0.1
-
-
-class RejectedVideoError(DataError):
-    """A video that cannot teach anything; `reason` is one of the words that rejects.jsonl and metrics use."""
-
-    def __init__(self, path: Path, reason: str, detail: str) -> None:
-        super().__init__(
-            f"{path}: {detail}",
-            expected="a video of at least 2 frames, all of them sound",
-            action="mend it, or take it off its list",
-        )
-        self.path, self.reason, self.detail = path, reason, detail
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.path, self.reason, self.detail)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What decoding a whole video showed.
-
-    Attributes:
-        frames: Decoded frames, at least 2.
-        width: Pixels of the upright picture.
-        height: Pixels of the upright picture.
-        fps: Mean frames a second, also where the rate varies.
-    """
-
-    frames: int
-    width: int
-    height: int
-    fps: float
 
 
 def probe(path: Path) -> VideoInfo:
@@ -223,16 +190,6 @@ def _refuse_unreadable_disk(error: Exception) -> None:
 def _reason(error: Exception) -> str:
     """What FFmpeg says, without the path of this machine."""
     return str(getattr(error, "strerror", None) or error)
-
-
-def stored_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height in a shard: even, as 4:2:0 wants them, and never scaled up."""
-    scale = 1.0 if short_side is None else min(1.0, short_side / min(width, height))
-    return _even(width, scale), _even(height, scale)
-
-
-def _even(length: int, scale: float) -> int:
-    return max(2, 2 * min(round(length * scale / 2), length // 2))
 
 
 class open_video:  # noqa: N801 - a context manager that reads as a function

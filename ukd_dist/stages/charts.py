@@ -66,16 +66,23 @@ class Curve:
         label: Name in the legend.
         style: CSS classes of colour and dash, see `style`.
         runs: One value an epoch of each training.
+        margins: Half of the interval about each mean, where one is to be drawn.
     """
 
     label: str
     style: str
     runs: Sequence[Sequence[float]]
+    margins: Sequence[float] = ()
 
     @property
     def mean(self) -> list[float]:
         """Mean over the trainings, as far as all of them have come."""
         return [sum(values) / len(values) for values in zip(*self.runs, strict=False)]
+
+    @property
+    def upper(self) -> list[float]:
+        """Upper ends of the intervals."""
+        return [mean + margin for mean, margin in zip(self.mean, self.margins, strict=False)]
 
 
 def style(index: int, *, neutral: bool = False) -> str:
@@ -104,7 +111,8 @@ def line_chart(
         marks: What stands under each value; by default the numbers of epochs.
     """
     epochs = max(len(run) for curve in curves for run in curve.runs)
-    y = SHARE if percent else Scale.over(v for curve in curves for run in curve.runs for v in run)
+    reach = [v for curve in curves for values in (*curve.runs, curve.upper) for v in values]
+    y = SHARE if percent else Scale.over([*reach, reference or 0.0])
     svg = ElementTree.Element("svg", {"class": "chart", "viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img"})
     ElementTree.SubElement(svg, "title").text = f"{title}, by {over}"
     _axes(svg, title, y, 100 if percent else 1)
@@ -116,6 +124,9 @@ def line_chart(
             _line(svg, f"line seed {curve.style}", _points(run, y, epochs))
     for curve in curves:
         _line(svg, f"line {curve.style}", _points(curve.mean, y, epochs), curve.label)
+        for place, (mean, margin) in enumerate(zip(curve.mean, curve.margins, strict=False), start=1):
+            x = _x(place, epochs)
+            _line(svg, f"margin {curve.style}", [(x, _y(y, mean - margin)), (x, _y(y, mean + margin))])
     return Markup(ElementTree.tostring(svg, encoding="unicode"))  # ElementTree has escaped
 
 

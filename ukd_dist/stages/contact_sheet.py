@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ukd_dist.data.shards import Sample, ShardSet
+from ukd_dist.data.shards import Sample, ShardSet, SplitName
 from ukd_dist.errors import UsageError
 from ukd_dist.manifest import write_atomically
 from ukd_dist.stages.show import MOMENTS, draw_rows, has, pictures
@@ -52,7 +52,12 @@ def draw_contact_sheet(shards: ShardSet, *, gamma: float, seed: int = 0) -> Imag
     drawn = [draw_rows(shards, split, label, 1, seed) for label in range(len(shards.classes))]
     rows = np.concatenate(drawn)[:_MOST_ROWS]
     samples = [s for s in shards.samples if s.split == split]
-    columns, note = _columns(shards, rows, gamma)
+    kinds, note = looks(shards, split, rows, gamma, _TILE)
+    columns = [
+        (f"{name}, {share:.0%}", images[:, moment])
+        for moment, share in enumerate(MOMENTS)
+        for name, images in kinds
+    ]
     sheet = _paper(len(rows), len(columns))
     title = f"{len(rows)} of {len(shards.classes)} classes, a {split} video each, seed {seed}"
     _write(sheet, title, (_MARGIN, _MARGIN + 14), 0.5, _INK)
@@ -79,27 +84,39 @@ def flow_colours(flow_hwc: npt.NDArray[np.float32], full_speed: float) -> Image:
     return np.asarray(cv2.cvtColor(flat, cv2.COLOR_HSV2BGR), np.uint8).reshape(*angle.shape, 3)
 
 
-def _columns(
-    shards: ShardSet, rows: npt.NDArray[np.int64], gamma: float
+def jpeg(image: Image) -> bytes:
+    """A BGR picture as JPEG."""
+    encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assert encoded
+    return data.tobytes()
+
+
+def looks(
+    shards: ShardSet, split: SplitName, rows: npt.NDArray[np.int64], gamma: float, size: int
 ) -> tuple[list[tuple[str, Image]], str]:
-    """Each column's title and tiles, moment by moment, and the sheet's note."""
-    split = shards.splits[0]
+    """Rows as stored, gamma-corrected and as flow, where there are such, and a note on them.
+
+    Args:
+        shards: Whose rows.
+        split: Their split.
+        rows: Row numbers.
+        gamma: Of the corrected pictures.
+        size: Side of a picture.
+
+    Returns:
+        Of each kind its name and pictures, BGR `[rows, moments, size, size, 3]`; and the note.
+    """
     kinds: list[tuple[str, Image]] = []
     notes = []
     if has(shards, "rgb"):
-        rgb = pictures(shards, split, "rgb", rows, _TILE).clip(0, 1)
+        rgb = pictures(shards, split, "rgb", rows, size).clip(0, 1)
         kinds += [("as stored", _bgr(rgb)), (f"gamma {gamma:g}", _bgr(rgb ** np.float32(1 / gamma)))]
     if has(shards, "flow"):
-        flow = pictures(shards, split, "flow", rows, _TILE)
+        flow = pictures(shards, split, "flow", rows, size)
         speed = max(_LEAST_SPEED, float(np.percentile(np.hypot(*flow.T), _FULL_SPEED_PERCENTILE)))
         kinds.append(("flow", flow_colours(flow, speed)))
         notes.append(f"flow: full colour from {speed:.1f} stored pixels a frame; right is red")
-    columns = [
-        (f"{name}, {share:.0%}", images[:, moment])
-        for moment, share in enumerate(MOMENTS)
-        for name, images in kinds
-    ]
-    return columns, "; ".join(["centre crops; percentages are of a video's frames", *notes])
+    return kinds, "; ".join(["centre crops; percentages are of a video's frames", *notes])
 
 
 def _bgr(rgb: npt.NDArray[np.float32]) -> Image:

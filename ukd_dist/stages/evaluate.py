@@ -28,6 +28,19 @@ from ukd_dist.training.inference import WEIGHTS, infer, load_weights
 from ukd_dist.training.setup import build_network, prepare_device
 
 
+def evaluate_members(context: Context) -> list[Result]:
+    """Write result.json of every member.
+
+    Raises:
+        DataError: A member is not trained.
+    """
+    run, views = context.run, context.experiment.evaluate.views
+    shards = ShardSet(run.shards, check=False)
+    members = _trained(context, shards)
+    _infer_students(context)
+    return [_evaluate_member(run, shards, member, views) for member in members]
+
+
 def evaluate(context: Context) -> None:
     """Write result.json of every member, and what `write_results` writes of all.
 
@@ -35,11 +48,8 @@ def evaluate(context: Context) -> None:
         DataError: A member is not trained.
     """
     run, experiment = context.run, context.experiment
-    shards = ShardSet(run.shards, check=False)
-    members = _trained(context, shards)
-    _infer_students(context)
-    results = [_evaluate_member(run, shards, member, experiment.evaluate.views) for member in members]
-    there = {member.id for member in members}
+    results = evaluate_members(context)
+    shards, there = ShardSet(run.shards, check=False), {result.id for result in results}
     results += [
         _fuse(run, shards, subject, pair)
         for subject, pair in fusions(run, experiment)
@@ -191,18 +201,18 @@ def _evaluate_member(run: RunDirectory, shards: ShardSet, member: Member, of_stu
         of=member_digest(directory),
         views=views,
     )
-    result = score(_test_logits(directory, shards), shards, subject)
+    result = score(test_logits(directory, shards), shards, subject)
     write_result(directory, result)
     return result
 
 
 def _fuse(run: RunDirectory, shards: ShardSet, subject: Subject, pair: Pair) -> Result:
     """Late fusion: the mean of two members' probabilities."""
-    probs = [_test_logits(describe(run, member)[3], shards).softmax(dim=1) for member in pair]
+    probs = [test_logits(describe(run, member)[3], shards).softmax(dim=1) for member in pair]
     return score((probs[0] + probs[1]) / 2, shards, subject)
 
 
-def _test_logits(directory: Path, shards: ShardSet) -> torch.Tensor:
+def test_logits(directory: Path, shards: ShardSet) -> torch.Tensor:
     """float32 `[rows, classes]`, checked; a student's have a manifest of their own, written by evaluation."""
     path = logits_path(directory, "test")
     owner = path.parent if manifest.read(path.parent) else directory

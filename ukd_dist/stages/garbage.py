@@ -16,6 +16,7 @@ from ukd_dist.data.sums import SUMS
 from ukd_dist.errors import BusyError, DataError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory, coordinating
+from ukd_dist.scaling import as_begun
 from ukd_dist.stages.imports import IMPORTED
 from ukd_dist.stages.initial import awaited, needed
 from ukd_dist.stages.keeping import Excess, drop_excess, keep_of, remove, teacher_excess
@@ -87,6 +88,7 @@ def refuse_damage(collection: Collection) -> None:
 
 
 def _collect(run: RunDirectory, experiment: Experiment, removed: bool, drop: bool) -> Collection:
+    experiment = as_begun(run, experiment)
     excess: list[Excess] = []
     damaged: list[str] = []
     for directory, found in _finished(run, experiment):

@@ -15,7 +15,6 @@ from typing import get_args
 from ukd_dist import manifest
 from ukd_dist.attempts import with_history
 from ukd_dist.config import Keep
-from ukd_dist.data import synthetic
 from ukd_dist.data.shards import SPLITS, ShardSet
 from ukd_dist.data.sources import read_source
 from ukd_dist.data.views import steps_per_epoch
@@ -159,6 +158,8 @@ def _extent(experiment: Experiment, shards: ShardSet | None) -> Extent:
     if shards is not None:
         return Extent({split: len(shards.rows[split]) for split in SPLITS}, len(shards.classes))
     if data.source == "synthetic":
+        from ukd_dist.data import synthetic
+
         wanted, classes = data.synthetic or Synthetic(), len(synthetic.CLASSES)
         held_out = round(classes * wanted.train_clips * (data.validation.share if data.validation else 0))
         train, test = classes * wanted.train_clips - held_out, classes * wanted.test_clips

@@ -28,7 +28,8 @@ from ukd_dist.data.modalities import stored_codec
 from ukd_dist.data.shards import Sample
 from ukd_dist.data.sources.lists import VIDEO_SUFFIXES
 from ukd_dist.data.streams import check_cpu_decodes, copy_stream
-from ukd_dist.data.video import probe, stored_size
+from ukd_dist.data.video import probe
+from ukd_dist.data.videofacts import stored_size
 from ukd_dist.data.views import stored_views
 from ukd_dist.errors import DataError, ResourceError, UkdError, UsageError, file_error
 from ukd_dist.training.trained import Trained, TrainedNetwork, load_network

@@ -13,7 +13,7 @@ from pathlib import Path
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
 from ukd_dist.data.sources import ListedVideo
-from ukd_dist.data.video import RejectedVideoError, VideoInfo, probe
+from ukd_dist.data.videofacts import RejectedVideoError, VideoInfo
 from ukd_dist.errors import DataError
 from ukd_dist.rundir import REJECTS
 from ukd_dist.stages.context import Context
@@ -51,6 +51,8 @@ def probe_all(context: Context, videos: Sequence[ListedVideo]) -> list[Verdict]:
 
 def probe_videos(videos: Sequence[ListedVideo]) -> list[Verdict]:
     """Decode each video once (a Ray task)."""
+    from ukd_dist.data.video import probe
+
     verdicts = []
     for video in videos:
         try:

@@ -174,7 +174,7 @@ def _panels(voices: tuple[Voice, ...], teachers: Mapping[str, TeacherMember]) ->
         member = teachers.get(voice.label)
         label = f"{member.settings.arch} {member.settings.modality}" if member else IMPORTED
         alike.setdefault(label, []).append(voice)
-    together = tuple(_merged(label, members) for label, members in alike.items())
+    together = tuple(merged(label, members) for label, members in alike.items())
     loudest = sorted(voices, key=lambda voice: -voice.share)[:MOST_HEARD]
     return (
         Panel("By network and modality", together),
@@ -182,7 +182,7 @@ def _panels(voices: tuple[Voice, ...], teachers: Mapping[str, TeacherMember]) ->
     )
 
 
-def _merged(label: str, voices: Sequence[Voice]) -> Voice:
+def merged(label: str, voices: Sequence[Voice]) -> Voice:
     """Several teachers as one voice: sums of shares, means over heard rows of everything else."""
     heard = sum(voice.heard for voice in voices)
 

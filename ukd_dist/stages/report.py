@@ -2,37 +2,42 @@
 
 Reads what the other stages left under the root and disturbs nothing, so a run that is going on or that failed
 has a page too: what is missing is marked as missing. The page holds no clock: the same run gives the same
-bytes. Left out: the study over the number of teachers, example clips.
+bytes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ukd_dist import __version__, manifest
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.charts import SHARE, Curve, Scale, line_chart, style
-from ukd_dist.stages.findings import Group, Member, compare, costs, flat, read_fusions, read_groups
+from ukd_dist.stages.cards import read_cards
+from ukd_dist.stages.charts import SHARE, Scale
+from ukd_dist.stages.curves import scaling_charts, study_charts, training_charts
+from ukd_dist.stages.figures import draw_scaling
+from ukd_dist.stages.findings import Member, compare, costs, flat, read_fusions, read_groups
+from ukd_dist.stages.markdown import markdown
 from ukd_dist.stages.provenance import read_origins, write_origins
 from ukd_dist.stages.results import Result
-from ukd_dist.stages.studied import Study, read_study
+from ukd_dist.stages.sayings import read_sayings
+from ukd_dist.stages.scaled import read_scaled, write_scaled
+from ukd_dist.stages.studied import read_study
 from ukd_dist.stages.summary import is_telling, summarise, write_summary
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
 from ukd_dist.training.history import Epoch
 
-PAGE = "index.html"
+PAGE, MARKDOWN = "index.html", "report.md"
 
 
 def report(run: RunDirectory, experiment: Experiment) -> Path:
-    """Write the page of a run, finished or not, and its tables: summary.csv and opinions.csv.
+    """Write the page of a run, finished or not, the same as Markdown, its tables and the study's figure.
 
     Returns:
         Path of the page.
@@ -44,6 +49,10 @@ def report(run: RunDirectory, experiment: Experiment) -> Path:
     page = environment().get_template("report.html.j2").render(contents)
     write_origins(run, contents["origins"])
     write_summary(run, contents["summaries"])
+    if contents["scaled"] is not None:
+        write_scaled(run, contents["scaled"])
+        draw_scaling(run, contents["scaled"], experiment.name)
+    manifest.write_atomically(run.report / MARKDOWN, markdown(contents).encode())
     path = run.report / PAGE
     manifest.write_atomically(path, page.encode())
     return path
@@ -76,7 +85,8 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
     chance = 1 / len(classes) if classes else None
     comparisons = compare(students)
     summaries = summarise([*groups, *fusions], experiment.published)
-    study = read_study(run, experiment)
+    origins = read_origins(run, experiment)
+    study, scaled = read_study(run, experiment), read_scaled(run, experiment)
     return {
         "version": __version__,
         "experiment": experiment,
@@ -95,10 +105,14 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
         "comparisons": comparisons,
         "summaries": summaries,
         "telling": is_telling(summaries),
-        "origins": read_origins(run, experiment),
+        "origins": origins,
+        "cards": read_cards(teachers, origins, chance),
         "study": study,
-        "study_curves": _study_charts(study) if study else ([], []),
+        "study_curves": study_charts(study) if study else ([], []),
+        "scaled": scaled,
+        "scaling_charts": scaling_charts(scaled) if scaled else ([], []),
         "target_states": {status.id: status.state for status in statuses if status.kind == "target"},
+        "told": read_sayings(run, experiment, students),
         "costs": [
             ("s", "seconds an epoch", costs(students, _median_seconds)),
             ("MiB", "peak memory, MiB", costs(students, _peak_mib)),
@@ -106,7 +120,10 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
         "teacher_seconds": [
             sum(e.seconds for e in m.history) for g in teachers for m in g.members if m.history
         ],
-        "curves": [("Teachers", *_curves(teachers, chance)), ("Students", *_curves(students, chance))],
+        "curves": [
+            ("Teachers", *training_charts(teachers, chance)),
+            ("Students", *training_charts(students, chance)),
+        ],
         "share": SHARE,
         "difference_scale": Scale.over(
             [abs(c.top1.mean) + c.top1.margin for c in comparisons if c.top1], symmetric=True
@@ -140,49 +157,3 @@ def _progress(statuses: Sequence[MemberStatus], members: Sequence[Member]) -> li
         elif counts:
             phrases.append(", ".join([f"{kind}s: {counts['done']} of {counts.total()} done", *rest]))
     return [*phrases, f"evaluated: {sum(m.result is not None for m in members)} of {len(members)}"]
-
-
-def _curves(groups: Sequence[Group], chance: float | None) -> tuple[list[Curve], list[Markup]]:
-    """The legend, and charts of loss and accuracy; distilled students' loss also in its parts."""
-
-    def read(kind: Callable[[Epoch], float | None]) -> list[Curve]:
-        curves = []
-        for group, css in zip(groups, styles, strict=True):
-            runs = [[v for e in m.history if (v := kind(e)) is not None] for m in group.members]
-            if any(runs):
-                curves.append(Curve(group.label, css, [r for r in runs if r]))
-        return curves
-
-    undistilled = [group.kind == "student" and not group.target for group in groups]
-    styles = [style(undistilled[:i].count(grey), neutral=grey) for i, grey in enumerate(undistilled)]
-
-    legend = read(lambda epoch: epoch.accuracy)
-    if not legend:
-        return [], []
-    charts = [
-        line_chart("training loss", read(lambda epoch: epoch.losses["total"])),
-        line_chart("training accuracy, %", legend, percent=True, reference=chance),
-    ]
-    if divergence := read(lambda epoch: epoch.losses.get("kl")):
-        charts += [
-            line_chart("part of it: cross entropy with the labels", read(lambda epoch: epoch.losses["ce"])),
-            line_chart("part of it: τ² KL to the target", divergence),
-        ]
-    return legend, charts
-
-
-def _study_charts(study: Study) -> tuple[list[Curve], list[Markup]]:
-    """The legend, and for each space a chart of NLL over tau, each method at its best h."""
-    taus, charts = sorted(study.scope.tau), []
-    legend: dict[str, Curve] = {}
-    for space in study.scope.spaces:
-        curves = [
-            Curve(score.method, style(study.scope.methods.index(score.method)), [study.over_tau(score)])
-            for score, _ in study.leaders
-            if score.space == space
-        ]
-        if curves and len(taus) > 1:
-            title = f"negative log-likelihood, nats ({space})"
-            charts.append(line_chart(title, curves, over="temperature", marks=[f"{tau:g}" for tau in taus]))
-            legend |= {curve.label: curve for curve in curves}
-    return list(legend.values()), charts

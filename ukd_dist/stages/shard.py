@@ -19,12 +19,10 @@ import numpy as np
 
 from ukd_dist import manifest
 from ukd_dist.cluster import Job
-from ukd_dist.data import synthetic
-from ukd_dist.data.components import encode_sample
 from ukd_dist.data.modalities import FLOW_LEVELS
 from ukd_dist.data.shards import SAMPLES, SPLITS, Sample, SplitName, samples_csv, shard_name, write_shard
 from ukd_dist.data.sources import Source, read_source
-from ukd_dist.data.video import stored_size
+from ukd_dist.data.videofacts import stored_size
 from ukd_dist.data_config import Codec, Data, Encoding, Modality, Synthetic
 from ukd_dist.errors import DataError, MismatchError
 from ukd_dist.metrics import Recorder
@@ -119,6 +117,8 @@ def draw(data: Data, home: Path, progress: Progress) -> None:
         MismatchError: The folder holds videos of another seed.
         ResourceError: A file cannot be written.
     """
+    from ukd_dist.data import synthetic
+
     wanted = data.synthetic or Synthetic()
     with ExitStack() as stack:
         bars: list[Bar] = []
@@ -251,6 +251,8 @@ def write_one(
     codec: Codec,
 ) -> int:
     """Encode and write one tar (a Ray task); returns its number of samples."""
+    from ukd_dist.data.components import encode_sample
+
     write_shard(
         tar, ((sample, encode_sample(sample, path, modalities, encoding, codec)) for sample, path in content)
     )

@@ -1,0 +1,113 @@
+"""What a terminal shows while a run goes on, and that nothing of it is printed elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from io import StringIO
+
+from rich.console import Console
+
+from ukd_dist.errors import DataError
+from ukd_dist.live import View, overview
+from ukd_dist.progress import Progress
+from ukd_dist.status import MemberStatus
+
+MEMBERS = [
+    MemberStatus("shards", "shards", "done"),
+    MemberStatus("teacher", "x3d-rgb-s0", "done", epoch=4, epochs=4, seconds=40.0),
+    MemberStatus(
+        "teacher", "x3d-rgb-s1", "running", epoch=1, epochs=4, seconds=10.0, host="nodeA", eta_seconds=29.0
+    ),
+    MemberStatus("teacher", "x3d-rgb-s2", "failed", epochs=4, error="the loss is nan\nin step 3"),
+    MemberStatus("teacher", "x3d-rgb-s3", "pending", epochs=4),
+    MemberStatus("target", "ukd-1", "pending"),
+    MemberStatus("student", "ukd-s0", "pending", epochs=4),
+]
+
+
+def drawn(members: Sequence[MemberStatus], width: int = 100) -> str:
+    console = Console(file=StringIO(), width=width)
+    console.print(overview(members))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_each_stage_has_a_line_with_its_counts_and_what_is_left() -> None:
+    lines = drawn(MEMBERS).splitlines()
+    assert lines[0].split() == ["shards", "done"]
+    assert " ".join(lines[1].split()) == ("teachers 1 done, 1 running, 1 failed, 1 pending about 110 s left")
+    assert [line.split()[0] for line in lines[:4]] == ["shards", "teachers", "targets", "students"]
+
+
+def test_who_is_at_work_is_named_with_its_node_and_what_it_needs() -> None:
+    (line,) = [line for line in drawn(MEMBERS).splitlines() if "x3d-rgb-s1" in line]
+    assert line.split() == ["x3d-rgb-s1", "1/4", "epochs", "29", "s", "left", "nodeA"]
+
+
+def test_a_failure_is_one_line_however_narrow_the_terminal_is() -> None:
+    assert "  x3d-rgb-s2: the loss is nan in step 3" in drawn(MEMBERS).splitlines()
+    narrow = [line for line in drawn(MEMBERS, width=24).splitlines() if "the loss" in line or "s2:" in line]
+    assert len(narrow) == 1
+    assert len(narrow[0]) <= 24
+
+
+def test_of_a_thousand_that_run_some_are_shown_and_the_others_counted() -> None:
+    many = [MemberStatus("teacher", f"m{n}", "running", epochs=2) for n in range(1000)]
+    lines = drawn(many).splitlines()
+    assert len(lines) < 15
+    assert "  and 992 more" in [line.rstrip() for line in lines]
+
+
+def test_what_cannot_be_read_at_the_moment_leaves_the_last_view() -> None:
+    answers = [MEMBERS]
+
+    def look() -> Sequence[MemberStatus]:
+        if answers:
+            return answers.pop()
+        raise DataError("a line is damaged", expected="whole lines", action="wait")
+
+    view = View(look)
+    first = view()
+    view._next = 0.0
+    assert view() is first
+    assert not answers
+
+
+def test_the_run_directory_is_not_looked_at_all_the_time() -> None:
+    looks = list[float]()
+
+    def look() -> Sequence[MemberStatus]:
+        looks.append(time.monotonic())
+        return MEMBERS
+
+    view = View(look)
+    for _ in range(50):
+        view()
+    assert len(looks) == 1
+
+
+def test_on_a_terminal_the_view_stands_above_the_bars_and_ended_bars_leave_a_line() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=100, highlight=False)
+    progress = Progress(console)
+    with progress.under(lambda: overview(MEMBERS)):
+        with progress.bar("teachers", 4, "epochs") as bar:
+            for _ in range(4):
+                bar.advance()
+            time.sleep(0.6)
+        progress.say("a line")
+    assert isinstance(console.file, StringIO)
+    told = console.file.getvalue()
+    assert told.index("x3d-rgb-s1") < told.index("4/4")
+    assert "teachers: 4/4 epochs in" in told
+    assert "a line" in told
+
+
+def test_where_there_is_no_terminal_nothing_but_plain_lines_is_printed() -> None:
+    console = Console(file=StringIO(), width=100)
+    progress = Progress(console)
+    with progress.under(lambda: overview(MEMBERS)), progress.bar("teachers", 1, "epochs") as bar:
+        bar.advance()
+    assert isinstance(console.file, StringIO)
+    (line,) = console.file.getvalue().splitlines()
+    assert line.startswith("teachers: 1/1 epochs in ")
