@@ -23,12 +23,12 @@ class Card:
 
     Attributes:
         group: Its members, settings and results.
-        charts: Training accuracy and loss over epochs; none where no epoch is finished.
+        chart: Training accuracy over epochs; None where no epoch is finished.
         voices: Name of a target -> what its members contributed together.
     """
 
     group: Group
-    charts: list[Markup]
+    chart: Markup | None
     voices: dict[str, Voice]
 
 
@@ -36,22 +36,16 @@ def read_cards(
     teachers: Sequence[Group], origins: Sequence[Origin], chance: float | None
 ) -> tuple[list[Card], int]:
     """The cards of the first `MOST_CARDS` teachers, and how many others there are."""
-    cards = [Card(group, _charts(group, chance), _voices(group, origins)) for group in teachers[:MOST_CARDS]]
+    cards = [Card(group, _chart(group, chance), _voices(group, origins)) for group in teachers[:MOST_CARDS]]
     return cards, len(teachers) - len(cards)
 
 
-def _charts(group: Group, chance: float | None) -> list[Markup]:
-    histories = [member.history for member in group.members if member.history]
-    if not histories:
-        return []
-    accuracy = [[epoch.accuracy for epoch in history] for history in histories]
-    loss = [[epoch.losses["total"] for epoch in history] for history in histories]
-    return [
-        line_chart(
-            "training accuracy, %", [Curve(group.label, style(0), accuracy)], percent=True, reference=chance
-        ),
-        line_chart("training loss", [Curve(group.label, style(0), loss)]),
-    ]
+def _chart(group: Group, chance: float | None) -> Markup | None:
+    accuracy = [[epoch.accuracy for epoch in member.history] for member in group.members if member.history]
+    if not accuracy:
+        return None
+    curve = Curve(group.label, style(0), accuracy)
+    return line_chart("training accuracy, %", [curve], percent=True, reference=chance)
 
 
 def _voices(group: Group, origins: Sequence[Origin]) -> dict[str, Voice]:

@@ -67,7 +67,7 @@ def study_charts(study: Study) -> Drawn:
 
 
 def scaling_charts(scaled: Scaled) -> Drawn:
-    """Accuracy, epoch time and memory over the numbers of teachers.
+    """Accuracy, epoch time, memory and the teachers' cost over their numbers.
 
     A line ends before the first number of teachers that it has nothing of.
     """
@@ -87,7 +87,16 @@ def scaling_charts(scaled: Scaled) -> Drawn:
         *chart("seconds an epoch", lambda level: level.epoch_seconds),
         *chart("peak memory, MiB", lambda level: level.peak_mib),
     ]
+    costs = [Curve(c.label, c.style, c.runs) for c in _scaling_curves(scaled, counts, _cost)]
+    if costs:
+        title = "device-seconds of all K teachers"
+        charts.append(line_chart(title, costs, over="teachers K", marks=marks))
     return _scaling_curves(scaled, counts, lambda level: level.epoch_seconds), charts
+
+
+def _cost(level: Level) -> Estimate | None:
+    seconds = level.teacher_device_seconds
+    return Estimate(seconds, 0.0, 1) if seconds is not None else None
 
 
 def _scaling_curves(

@@ -91,7 +91,7 @@ def _panel(
                 label=name,
             )
     if from_zero:
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.15 * panel.dataLim.ymax)
 
 
 def _costs(panel: Any, scaled: Scaled) -> None:

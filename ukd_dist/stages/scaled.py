@@ -17,7 +17,7 @@ from ukd_dist.attempts import with_history
 from ukd_dist.cluster_config import Resources
 from ukd_dist.experiment import Experiment, TeacherMember
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.scaling import UNDISTILLED, Point, as_begun, points
+from ukd_dist.scaling import STORED, UNDISTILLED, Point, as_begun, points
 from ukd_dist.stages.imports import IMPORTED
 from ukd_dist.stages.provenance import Origin, read_origins
 from ukd_dist.stages.results import Result, read_result
@@ -158,7 +158,7 @@ def read_scaled(run: RunDirectory, experiment: Experiment) -> Scaled | None:
     groups = defaultdict[tuple[str, str, int], list[Run]](list)
     for one in runs:
         groups[one.way, one.rows, one.teachers].append(one)
-    levels = tuple(_level(group, results, origins, names) for _, group in sorted(groups.items()))
+    levels = tuple(_level(groups[key], results, origins, names) for key in sorted(groups, key=_place))
     used = {id_ for p in found for id_ in p.teachers}
     return Scaled(runs, levels, bool(used & set(experiment.imported)))
 
@@ -261,6 +261,12 @@ def _level(
         seconds_of_each=seconds,
         mib_of_each=mib,
     )
+
+
+def _place(key: tuple[str, str, int]) -> tuple[int, str, int]:
+    """Without distillation, then stored targets, then teachers in memory."""
+    way, rows, count = key
+    return (UNDISTILLED, STORED, ONLINE).index(way), rows, count
 
 
 def _shares(origin: Origin, names: Mapping[str, str]) -> dict[str, float]:
