@@ -36,6 +36,7 @@ def _summaries(summaries: Sequence[Summary], clips: int, chance: float | None) -
     least = f"; chance is {100 * chance:.1f}" if chance else ""
     yield f"{of}{least}. Mean and sample standard deviation over runs that differ by their seed alone."
     yield ""
+    shown = 7 if any(s.published_percent is not None for s in summaries) else 6
     head = ["", "modality", "target", "runs", "mean", "deviation", "published"]
     rows = [
         [
@@ -45,7 +46,7 @@ def _summaries(summaries: Sequence[Summary], clips: int, chance: float | None) -
         ]
         for s in summaries
     ]
-    yield from _table(head, rows, words=3)
+    yield from _table(head[:shown], [row[:shown] for row in rows], words=3)
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> Iterator[str]:
