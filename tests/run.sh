@@ -15,6 +15,7 @@ wait $others
 of_others=$?
 cat "$told"
 rm -f "$told"
+[ "$of_nodes" -eq 5 ] && [ "$of_others" -eq 5 ] && exit 5
 for code in $of_nodes $of_others; do
   [ "$code" -eq 0 ] || [ "$code" -eq 5 ] || exit "$code" # 5: the arguments chose none of them
 done

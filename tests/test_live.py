@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
+from ukd_dist import live
+from ukd_dist.cli.answering import _Stderr
 from ukd_dist.errors import DataError
-from ukd_dist.live import View, overview
+from ukd_dist.live import overview, watching
 from ukd_dist.progress import Progress
 from ukd_dist.status import MemberStatus
 
@@ -59,54 +63,77 @@ def test_of_a_thousand_that_run_some_are_shown_and_the_others_counted() -> None:
     assert "  and 992 more" in [line.rstrip() for line in lines]
 
 
-def test_what_cannot_be_read_at_the_moment_leaves_the_last_view() -> None:
-    answers = [MEMBERS]
+def terminal() -> Progress:
+    return Progress(Console(file=StringIO(), force_terminal=True, width=100, highlight=False))
+
+
+def told(progress: Progress) -> str:
+    assert isinstance(progress.console.file, StringIO)
+    return progress.console.file.getvalue()
+
+
+def test_what_cannot_be_read_at_the_moment_leaves_the_last_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_PAUSE_SECONDS", 0.05)
+    looks = list[int]()
 
     def look() -> Sequence[MemberStatus]:
-        if answers:
-            return answers.pop()
+        looks.append(len(looks))
+        if len(looks) == 1:
+            return MEMBERS
         raise DataError("a line is damaged", expected="whole lines", action="wait")
 
-    view = View(look)
-    first = view()
-    view._next = 0.0
-    assert view() is first
-    assert not answers
+    progress = terminal()
+    with watching(progress, look):
+        time.sleep(1.2)
+    assert len(looks) > 2
+    assert "x3d-rgb-s1" in told(progress)[-2000:]
 
 
-def test_the_run_directory_is_not_looked_at_all_the_time() -> None:
+def test_the_run_directory_is_looked_at_every_few_seconds_and_nobody_waits_for_it() -> None:
     looks = list[float]()
 
     def look() -> Sequence[MemberStatus]:
         looks.append(time.monotonic())
+        time.sleep(3.0)
         return MEMBERS
 
-    view = View(look)
-    for _ in range(50):
-        view()
-    assert len(looks) == 1
-
-
-def test_on_a_terminal_the_view_stands_above_the_bars_and_ended_bars_leave_a_line() -> None:
-    console = Console(file=StringIO(), force_terminal=True, width=100, highlight=False)
-    progress = Progress(console)
-    with progress.under(lambda: overview(MEMBERS)):
-        with progress.bar("teachers", 4, "epochs") as bar:
-            for _ in range(4):
-                bar.advance()
-            time.sleep(0.6)
+    progress = terminal()
+    began = time.monotonic()
+    with watching(progress, look):
         progress.say("a line")
-    assert isinstance(console.file, StringIO)
-    told = console.file.getvalue()
-    assert told.index("x3d-rgb-s1") < told.index("4/4")
-    assert "teachers: 4/4 epochs in" in told
-    assert "a line" in told
+        time.sleep(0.5)
+    assert time.monotonic() - began < 2.5
+    assert len(looks) == 1
+    assert "a line" in told(progress)
+
+
+def test_on_a_terminal_bars_stand_over_the_view_and_leave_a_line_when_they_end() -> None:
+    progress = terminal()
+    with watching(progress, lambda: MEMBERS):
+        with progress.bar("teachers", 4, "epochs") as bar:
+            for _ in range(3):
+                bar.advance()
+            time.sleep(1.2)
+            bar.advance()
+        progress.say("a line")
+    text = told(progress)
+    assert text.index("3/4") < text.index("x3d-rgb-s1", text.index("3/4"))
+    assert "teachers: 4/4 epochs in" in text
+    assert "a line" in text
+
+
+def test_a_warning_while_the_view_stands_is_printed_over_it() -> None:
+    progress = terminal()
+    handler = _Stderr()
+    with watching(progress, lambda: MEMBERS):
+        handler.emit(logging.LogRecord("ukd", logging.WARNING, "", 0, "waiting for a checkpoint", None, None))
+    assert "waiting for a checkpoint" in told(progress)
 
 
 def test_where_there_is_no_terminal_nothing_but_plain_lines_is_printed() -> None:
     console = Console(file=StringIO(), width=100)
     progress = Progress(console)
-    with progress.under(lambda: overview(MEMBERS)), progress.bar("teachers", 1, "epochs") as bar:
+    with watching(progress, lambda: MEMBERS), progress.bar("teachers", 1, "epochs") as bar:
         bar.advance()
     assert isinstance(console.file, StringIO)
     (line,) = console.file.getvalue().splitlines()

@@ -12,7 +12,7 @@ from tests.small_study import NO_VIDEOS, study
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.scaling import Point, as_begun, points, studying, with_study
+from ukd_dist.scaling import Point, as_begun, begin, points, studying, with_study
 from ukd_dist.scaling_config import Scaling
 
 FOLDED = (
@@ -135,16 +135,17 @@ def test_an_experiment_that_studies_has_its_members_alone_and_one_with_a_study_b
     assert both.targets == (*experiment.targets, *alone.targets)
 
 
-def test_a_study_is_begun_where_something_of_it_is_there(tmp_path: Path) -> None:
+def test_a_study_is_beside_the_experiment_once_it_was_begun(tmp_path: Path) -> None:
     experiment, run = asking(), RunDirectory(tmp_path)
     assert as_begun(run, experiment) is experiment
-    run.target("study-k1-r0-01234567").mkdir(parents=True)
+    begin(run)
     assert as_begun(run, experiment) == with_study(experiment)
+    impossible = replace(experiment, study=Scaling(teachers=(1000,)))
+    assert as_begun(run, impossible) is impossible
 
 
 def test_without_a_distilled_run_there_is_nothing_to_study() -> None:
     undistilled = study("students.runs=[{name: baseline, targets: none}]")
-    assert with_study(undistilled) is undistilled
     assert refusal(undistilled) == (
         "no student learns from a stored target; expected a run whose targets name a target: the study "
         "repeats its recipe; add such a run to students.runs"
@@ -184,3 +185,15 @@ def refusal(experiment: Experiment) -> str:
     with pytest.raises(UsageError) as caught:
         points(experiment)
     return " ".join(str(caught.value).split())
+
+
+def test_rows_are_named_once() -> None:
+    with pytest.raises(UsageError, match=r"study.rows: rows names one twice: all, all"):
+        study(*NO_VIDEOS, "study.rows=[all, all]")
+
+
+def test_teachers_in_memory_come_last_and_two_repeats_with_the_same_teachers_share_a_target() -> None:
+    found = points(asking(teachers=[1], repeats=12, online=1))
+    assert [point.way for point in found] == ["none", "stored"] * 12 + ["online"] * 12
+    targets = {p.teachers: p.student.target for p in found if p.way == "stored"}
+    assert len({target.id for target in targets.values() if target}) == len(targets) <= 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,16 +65,18 @@ def test_status_and_report_know_of_it(root: Path) -> None:
     assert "## Number of teachers" in ukd("report", str(root), "--format", "md")
 
 
-def test_more_repeats_train_only_what_is_new(root: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in root.glob(f"*/*/{manifest.FILENAME}")}
-    answer = json.loads(ukd("study", str(EXPERIMENT), f"root={root}", *SMALL, "study.repeats=2", "--json"))
-    after = {path: path.stat().st_mtime_ns for path in root.glob(f"*/*/{manifest.FILENAME}")}
+def test_more_repeats_train_only_what_is_new_and_gc_takes_what_is_of_nobody(
+    root: Path, tmp_path: Path
+) -> None:
+    longer = tmp_path / "run"
+    shutil.copytree(root, longer, symlinks=True)
+    before = {path: path.stat().st_mtime_ns for path in longer.glob(f"*/*/{manifest.FILENAME}")}
+    answer = json.loads(ukd("study", str(EXPERIMENT), f"root={longer}", *SMALL, "study.repeats=2", "--json"))
+    after = {path: path.stat().st_mtime_ns for path in longer.glob(f"*/*/{manifest.FILENAME}")}
     assert {path: after[path] for path in before} == before
     assert [level["top1_percent_repeats"] for level in answer["levels"]] == [2, 2, 2, 2]
     assert len(answer["runs"]) == 8
-
-
-def test_what_is_no_part_of_the_study_may_go_and_what_is_stays(root: Path) -> None:
-    kept = set(root.glob("students/*")) | set(root.glob("targets/*"))
-    ukd("gc", str(root), "--removed")
-    assert set(root.glob("students/*")) | set(root.glob("targets/*")) == kept
+    kept = {*longer.glob("students/*"), *longer.glob("targets/*")}
+    (longer / "students" / "old-0").mkdir()
+    ukd("gc", str(longer), "--removed")
+    assert {*longer.glob("students/*"), *longer.glob("targets/*")} == kept

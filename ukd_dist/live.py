@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ukd_dist.errors import UkdError
+from ukd_dist.progress import Progress
 from ukd_dist.status import STATES, MemberStatus, remaining_seconds
 
 _MOST_RUNNING, _MOST_FAILED = 8, 3
@@ -21,27 +23,36 @@ _KINDS = ("shards", "teacher", "target", "student")
 _STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "pending": "dim"}
 
 
-class View:
-    """A run's view, which looks at the run directory every few seconds.
+@contextmanager
+def watching(progress: Progress, look: Callable[[], Sequence[MemberStatus]]) -> Iterator[None]:
+    """Show a run's view while its work goes on, where there is a terminal for it.
+
+    A thread of its own looks, at most a twentieth of the time: on a slow file system nobody waits for it.
 
     Args:
+        progress: Where.
         look: Reads the members' states.
     """
+    if not progress.shows_views:
+        yield
+        return
+    shown: list[RenderableType] = [Text("")]
+    ended = threading.Event()
 
-    def __init__(self, look: Callable[[], Sequence[MemberStatus]]) -> None:
-        self._look = look
-        self._next = -math.inf
-        self._shown: RenderableType = Text("")
-
-    def __call__(self) -> RenderableType:
-        """What is to be shown now; looking takes at most a twentieth of the time."""
-        if time.monotonic() >= self._next:
+    def watch() -> None:
+        seconds = 0.0
+        while not ended.wait(seconds):
             began = time.monotonic()
             with suppress(OSError, UkdError):  # a file is being changed: what was seen last stays
-                self._shown = overview(self._look())
-            spent = time.monotonic() - began
-            self._next = time.monotonic() + max(_PAUSE_SECONDS, spent / _SHARE)
-        return self._shown
+                shown[0] = overview(look())
+            seconds = max(_PAUSE_SECONDS, (time.monotonic() - began) / _SHARE)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        with progress.over(lambda: shown[0]):
+            yield
+    finally:
+        ended.set()
 
 
 def overview(members: Sequence[MemberStatus]) -> RenderableType:

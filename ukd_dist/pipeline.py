@@ -26,13 +26,13 @@ from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
 from ukd_dist.exporter import exporting
 from ukd_dist.initial import KINETICS
-from ukd_dist.live import View
+from ukd_dist.live import watching
 from ukd_dist.metrics import Committed
 from ukd_dist.models.catalogue import check
 from ukd_dist.models.pretrained import published
 from ukd_dist.progress import Progress
 from ukd_dist.rundir import RunDirectory, coordinating, open_run
-from ukd_dist.scaling import studying
+from ukd_dist.scaling import as_begun, begin, studying
 from ukd_dist.stages.adopt import provide_shards
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import distill
@@ -137,9 +137,11 @@ def study(
 
     Raises:
         UsageError: Nothing can be studied there (`scaling.points`).
+        IncompleteError: Some teachers failed: without them K would not be K.
         UkdError: As `run`.
     """
-    page = _run(experiment, studying(experiment), STUDY_STAGES, progress, replace, None, cluster)
+    asked = studying(experiment)
+    page = _run(experiment, asked, STUDY_STAGES, progress, replace, None, cluster)
     scaled = read_scaled(RunDirectory(experiment.root), experiment)
     assert scaled is not None
     return scaled, page
@@ -162,7 +164,7 @@ def _run(
         check_checkpoints(RunDirectory(experiment.root), asked)
     try:
         with _working(experiment, progress, replace, workers, cluster, asked) as work:
-            missing = _work_through(stages, work)
+            missing = _work_through(stages, work, strict=asked is not experiment)
             if not work.cluster.was_asked:
                 progress.say(f"{work.run.root}: nothing to do, {', '.join(stages)} done already")
         if missing is not None:
@@ -175,13 +177,17 @@ def _run(
     return report(RunDirectory(experiment.root), experiment)
 
 
-def _work_through(stages: Mapping[str, Callable[[Context], object]], work: Context) -> IncompleteError | None:
-    """Do the stages; returns what is said of teachers that the run goes on without."""
+def _work_through(
+    stages: Mapping[str, Callable[[Context], object]], work: Context, *, strict: bool
+) -> IncompleteError | None:
+    """Do the stages; returns what is said of teachers that the run goes on without, unless it is strict."""
     missing = None
     for stage in stages.values():
         try:
             stage(work)
         except IncompleteError as error:
+            if strict:
+                raise
             work.progress.say(f"going on without some: {error.problem}")
             missing = error
     return missing
@@ -284,8 +290,13 @@ def _working(
             progress.say(f"metrics: http://{socket.gethostname()}:{served}/metrics")
             stack.enter_context(following(run.metrics / NODES, experiment.name, used.metrics_addresses))
         used.begin(run.logs)
-        stack.enter_context(progress.under(View(lambda: read_status(run, experiment))))
-        yield Context(run, asked or experiment, used, progress, replace, workers)
+        if asked not in (None, experiment):
+            begin(run)
+        stack.enter_context(watching(progress, lambda: read_status(run, experiment)))
+        work = asked or experiment
+        own = {student.id for student in work.students}
+        beside = tuple(s for s in as_begun(run, experiment).students if s.id not in own)
+        yield Context(run, work, used, progress, replace, workers, beside)
 
 
 def cluster_of(experiment: Experiment, progress: Progress) -> RayCluster:

@@ -1,6 +1,6 @@
 """What people see while work goes on: bars on a terminal, plain lines elsewhere; all of it on stderr.
 
-On a terminal a view of the whole may stand above the bars (`live`).
+On a terminal a view of the whole may stand below the bars (`live`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ PLAIN_SECONDS = 15.0  # at most one line in that time where there is no terminal
 
 
 class Progress:
-    """Reports to one console."""
+    """Reports to one console.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Args:
+        console: Default: stderr.
+        views: Whether there is room for views of the whole, if it is a terminal.
+    """
+
+    def __init__(self, console: Console | None = None, *, views: bool = True) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.shows_views = views and self.console.is_terminal
         self._bars: RichProgress | None = None
 
     def say(self, line: str) -> None:
@@ -47,20 +53,23 @@ class Progress:
                 yield _TerminalBar(self, what, total, unit, rich)
 
     @contextmanager
-    def under(self, view: Callable[[], RenderableType]) -> Iterator[None]:
-        """On a terminal, show a view that changes above the bars; elsewhere do nothing.
+    def over(self, view: Callable[[], RenderableType]) -> Iterator[None]:
+        """Show the bars over a view that changes; bars that end leave a line.
 
-        Bars that end leave a line. The view is asked for twice a second, in a thread of its own.
+        The view is asked for twice a second, while nothing else can be printed.
         """
-        if not self.console.is_terminal:
-            yield
-            return
         bars = _bars(self.console)
 
         def whole() -> RenderableType:
-            return Group(view(), bars)
+            return Group(bars, view())
 
-        with Live(get_renderable=whole, console=self.console, refresh_per_second=2, transient=True):
+        with Live(
+            get_renderable=whole,
+            console=self.console,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stdout=False,
+        ):
             self._bars = bars
             try:
                 yield

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ukd_dist.errors import UsageError
 from ukd_dist.experiment import Experiment, StudentMember, TargetMember
+from ukd_dist.manifest import write_atomically
 from ukd_dist.resolution import student_member, target_member
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.scaling_config import Rows
 from ukd_dist.target_config import Combination, Selection, Target
 from ukd_dist.training_config import NO_TARGETS, ONLINE, Student, Teacher
 
+Fleet = Mapping[str, Teacher]  # by id
+
 UNDISTILLED, STORED = "none", "stored"
 _PREFIX = "study-k"  # of the names of targets and students
+_BEGUN = "study_begun"  # in report/
 
 
 @dataclass(frozen=True)
@@ -46,21 +51,22 @@ class Point:
 
 
 def points(experiment: Experiment) -> list[Point]:
-    """All students of the study: repeat by repeat, without distillation first, then by K.
+    """All students of the study: repeat by repeat, without distillation first, then by K; online ones last.
 
     Raises:
         UsageError: There is no such run, or there are not so many teachers.
     """
-    recipe = _recipe(experiment)
-    return [
+    recipe, fleet = _recipe(experiment), {member.id: member.settings for member in experiment.teachers}
+    repeats = range(experiment.study.repeats)
+    stored = (
         point
-        for repeat in range(experiment.study.repeats)
+        for repeat in repeats
         for point in (
             _undistilled(recipe.settings, repeat),
-            *_distilled(experiment, recipe, repeat),
-            *_online(experiment, recipe, repeat),
+            *_distilled(experiment, recipe, fleet, repeat),
         )
-    ]
+    )
+    return [*stored, *(point for repeat in repeats for point in _online(experiment, recipe, fleet, repeat))]
 
 
 def studying(experiment: Experiment) -> Experiment:
@@ -76,11 +82,12 @@ def studying(experiment: Experiment) -> Experiment:
 
 
 def with_study(experiment: Experiment) -> Experiment:
-    """The experiment with the study's targets and students beside its own, if it can have a study."""
-    try:
-        study = studying(experiment)
-    except UsageError:
-        return experiment
+    """The experiment with the study's targets and students beside its own.
+
+    Raises:
+        UsageError: As `points`.
+    """
+    study = studying(experiment)
     return replace(
         experiment,
         targets=(*experiment.targets, *study.targets),
@@ -88,10 +95,21 @@ def with_study(experiment: Experiment) -> Experiment:
     )
 
 
+def begin(run: RunDirectory) -> None:
+    """Note in a run directory that its study is begun."""
+    write_atomically(run.report / _BEGUN, b"")
+
+
+def is_begun(run: RunDirectory) -> bool:
+    """Whether the study of a run was begun."""
+    return (run.report / _BEGUN).is_file()
+
+
 def as_begun(run: RunDirectory, experiment: Experiment) -> Experiment:
-    """`with_study` where the run directory holds anything of the study, else the experiment."""
-    began = next(run.student("").glob(f"{_PREFIX}*"), None) or next(run.target("").glob(f"{_PREFIX}*"), None)
-    return with_study(experiment) if began else experiment
+    """`with_study` where the study was begun and its settings are still possible, else the experiment."""
+    with suppress(UsageError):
+        return with_study(experiment) if is_begun(run) else experiment
+    return experiment
 
 
 def _recipe(experiment: Experiment) -> StudentMember:
@@ -117,29 +135,30 @@ def _undistilled(settings: Student, repeat: int) -> Point:
     return Point(UNDISTILLED, "all", 0, repeat, (), student_member(run, {}, {}, "study"))
 
 
-def _distilled(experiment: Experiment, recipe: StudentMember, repeat: int) -> Iterator[Point]:
+def _distilled(experiment: Experiment, recipe: StudentMember, fleet: Fleet, repeat: int) -> Iterator[Point]:
     target, settings = recipe.target, experiment.study
     assert target is not None
     for rows in settings.rows or (target.settings.rows,):
-        layers = _layers(experiment, target, rows, repeat)
+        layers = _layers(experiment, target, fleet, rows, repeat)
         most = min(map(len, layers))
         for count in _counts(settings.teachers, most, rows):
             teachers = tuple(id_ for layer in layers for id_ in layer[:count])
             name = f"{_PREFIX}{count}{'-folds' if rows == 'out_of_fold' else ''}"
-            drawn = settings.order == "random" and count < most
-            made = _target(experiment, target, f"{name}-r{repeat}" if drawn else name, rows, teachers)
-            run = recipe.settings.model_copy(
-                update={"name": name, "targets": made.name, "seed": recipe.settings.seed + repeat}
+            own = {"rows": rows, "teachers": Selection(id=tuple(sorted(teachers)))}
+            made = target_member(
+                name, target.settings.model_copy(update=own), fleet, experiment.imported, "study"
             )
-            student = student_member(run, {made.name: made}, _fleet(experiment), "study")
+            run = recipe.settings.model_copy(
+                update={"name": name, "targets": name, "seed": recipe.settings.seed + repeat}
+            )
+            student = student_member(run, {name: made}, fleet, "study")
             yield Point(STORED, rows, count, repeat, made.teachers, student)
 
 
-def _online(experiment: Experiment, recipe: StudentMember, repeat: int) -> Iterator[Point]:
+def _online(experiment: Experiment, recipe: StudentMember, fleet: Fleet, repeat: int) -> Iterator[Point]:
     """The contrast, of each K for which there are so many teachers that see the student's clips."""
     target, settings, run = recipe.target, experiment.study, recipe.settings
     assert target is not None
-    fleet = _fleet(experiment)
     able = [
         id_
         for id_ in target.teachers
@@ -161,11 +180,13 @@ def _online(experiment: Experiment, recipe: StudentMember, repeat: int) -> Itera
             yield Point(ONLINE, "all", count, repeat, student.teachers, student)
 
 
-def _layers(experiment: Experiment, target: TargetMember, rows: Rows, repeat: int) -> list[Sequence[str]]:
+def _layers(
+    experiment: Experiment, target: TargetMember, fleet: Fleet, rows: Rows, repeat: int
+) -> list[Sequence[str]]:
     """The target's teachers in the repeat's order; out of fold those of each fold by themselves."""
     if rows == "all":
         return [_ranked(experiment, target.teachers, repeat)]
-    fleet, folds = _fleet(experiment), dict[int, list[str]]()
+    folds: dict[int, list[str]] = {}
     for id_ in target.teachers:
         if id_ in fleet and (fold := fleet[id_].fold) is not None:
             folds.setdefault(fold, []).append(id_)
@@ -209,19 +230,6 @@ def _powers(most: int) -> list[int]:
     return sorted({most, *(2**i for i in range(most.bit_length()))})
 
 
-def _target(
-    experiment: Experiment, like: TargetMember, name: str, rows: Rows, teachers: Sequence[str]
-) -> TargetMember:
-    settings = like.settings.model_copy(
-        update={"rows": rows, "teachers": Selection(id=tuple(sorted(teachers)))}
-    )
-    return target_member(name, settings, _fleet(experiment), experiment.imported, "study")
-
-
 def _combination(target: Target) -> Combination:
     """How the target's logits become one, without whose they are."""
     return Combination(**target.model_dump(include=set(Combination.model_fields)))
-
-
-def _fleet(experiment: Experiment) -> Mapping[str, Teacher]:
-    return {member.id: member.settings for member in experiment.teachers}

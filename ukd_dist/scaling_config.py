@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ukd_dist.settings import Name, Settings, SettingsError
+from ukd_dist.settings import Name, Settings, SettingsError, refuse_repetition
 
 Rows = Literal["all", "out_of_fold"]
 
@@ -58,3 +58,9 @@ class Scaling(Settings):
                 action="sort them, and give each once",
             )
         return teachers
+
+    @field_validator("rows")
+    @classmethod
+    def _each_rows_once(cls, rows: tuple[Rows, ...]) -> tuple[Rows, ...]:
+        refuse_repetition(rows, f"rows names one twice: {', '.join(rows)}")
+        return rows

@@ -15,14 +15,15 @@ _SHOWN = 5
 def selected(selection: Selection, fleet: Mapping[str, Teacher], imported: Sequence[str]) -> tuple[str, ...]:
     """Ids of the teachers chosen; of an imported one nothing but its id is known to choose it by."""
     named = {field: set(getattr(selection, field)) for field in ("arch", "modality", "seed", "fold")}
+    chosen = set(selection.id)
     ids = [
         id_
         for id_, settings in fleet.items()
         if all(getattr(settings, field) in values for field, values in named.items() if values)
-        and (not selection.id or id_ in selection.id)
+        and (not chosen or id_ in chosen)
     ]
     if not any(named.values()):
-        ids += [id_ for id_ in imported if not selection.id or id_ in selection.id]
+        ids += [id_ for id_ in imported if not chosen or id_ in chosen]
     return tuple(ids[: selection.count])
 
 

@@ -93,10 +93,15 @@ def run(
         page = joint_report(experiment)
     if refused is not None:
         raise refused
+    _refuse_missing(missing)
+    return page
+
+
+def _refuse_missing(missing: Sequence[IncompleteError]) -> None:
+    """Say at the end what some splits went without."""
     if missing:
         problems = "; ".join(error.problem for error in missing)
         raise IncompleteError(problems, expected=missing[0].expected, action=missing[0].action)
-    return page
 
 
 @contextmanager
@@ -116,8 +121,12 @@ def holding(experiment: Experiment) -> Iterator[None]:
 def study(
     experiment: Experiment, *, split: str | None = None, replace: bool = False, progress: Progress
 ) -> Iterator[tuple[str, tuple[Scaled, Path]]]:
-    """As `pipeline.study`, of every split, by its name."""
-    chosen = parts(experiment, split)
+    """As `pipeline.study`, of every split, by its name; what lacks teachers stops no other split.
+
+    Raises:
+        UkdError: As `pipeline.study`.
+    """
+    chosen, missing = parts(experiment, split), list[IncompleteError]()
     _refuse_other_layout(experiment)
     for part in chosen.values():
         studying(part)  # what is wrong with it is said before anything is written
@@ -127,9 +136,16 @@ def study(
         if has_several(experiment):
             _draw(experiment, list(pipeline.STAGES), progress)
         for name, part in chosen.items():
-            with naming_split(experiment, name):
-                done = pipeline.study(part, replace=replace, progress=progress, cluster=cluster)
+            try:
+                with naming_split(experiment, name):
+                    done = pipeline.study(part, replace=replace, progress=progress, cluster=cluster)
+            except IncompleteError as error:
+                missing.append(error)
+                continue
             yield name, done
+        if has_several(experiment):
+            joint_report(experiment)
+    _refuse_missing(missing)
 
 
 def score(

@@ -42,8 +42,8 @@ def records(payload: bytes) -> list[Event]:
 
 def test_each_epoch_is_a_point_of_each_figure(run: RunDirectory, tmp_path: Path) -> None:
     experiment = fake_run.experiment(run.root)
-    with EventFiles(run, experiment, tmp_path / "events") as files:
-        assert files.update() == 10 * (len(experiment.teachers) + len(experiment.students))
+    files = EventFiles(run, experiment, tmp_path / "events")
+    assert files.update() == 10 * (len(experiment.teachers) + len(experiment.students))
     student = next(s for s in experiment.students if s.settings.name == "ukd")
     found = scalars(tmp_path / "events" / "students" / student.id)
     epochs = read_epochs(run.student(student.id))
@@ -58,11 +58,11 @@ def test_looking_again_adds_what_is_new_alone(run: RunDirectory, tmp_path: Path)
     teacher = run.teacher(experiment.teachers[0].id)
     epochs = read_epochs(teacher)
     write_history(teacher, epochs[:6])
-    with EventFiles(run, experiment, tmp_path / "events") as files:
-        files.update()
-        write_history(teacher, epochs)
-        assert files.update() == 4
-        assert files.update() == 0
+    files = EventFiles(run, experiment, tmp_path / "events")
+    files.update()
+    write_history(teacher, epochs)
+    assert files.update() == 4
+    assert files.update() == 0
     assert list(scalars(tmp_path / "events" / "teachers" / teacher.name)["lr"]) == list(range(1, 11))
 
 
@@ -70,9 +70,16 @@ def test_a_training_that_is_made_again_starts_anew(run: RunDirectory, tmp_path: 
     experiment = fake_run.experiment(run.root)
     teacher = run.teacher(experiment.teachers[0].id)
     epochs = read_epochs(teacher)
-    with EventFiles(run, experiment, tmp_path / "events") as files:
-        files.update()
-        write_history(teacher, epochs[1:3])
-        assert files.update() == 2
+    files = EventFiles(run, experiment, tmp_path / "events")
+    files.update()
+    write_history(teacher, epochs[1:3])
+    assert files.update() == 2
     found = scalars(tmp_path / "events" / "teachers" / teacher.name)
     assert list(found["lr"]) == [2, 3]
+
+
+def test_no_file_stays_open(run: RunDirectory, tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    files = EventFiles(run, fake_run.experiment(run.root), tmp_path / "events")
+    files.update()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2

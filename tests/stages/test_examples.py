@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ from ukd_dist.stages.reduce import TARGET_FILE
 from ukd_dist.stages.report import report
 from ukd_dist.stages.sayings import read_sayings
 
-TEXT = fake_run.EXPERIMENT
+TEXT = fake_run.EXPERIMENT.replace("short_side: [64, 80]", "short_side: [64, 80], gamma: 2.0")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def speak(run: RunDirectory, experiment: Experiment, shards: ShardSet) -> None:
 
 
 def examples(run: RunDirectory) -> list[Example]:
-    found = read_examples(run)
+    found = read_examples(run, 2.0)
     assert found
     return found
 
@@ -106,11 +107,12 @@ def test_pictures_of_other_shards_are_none(drawn: RunDirectory, tmp_path: Path) 
     document = json.loads((drawn.report / EXAMPLES).read_text())
     other = RunDirectory(tmp_path)
     other.shards.symlink_to(drawn.shards)
-    assert read_examples(other) is None
+    assert read_examples(other, 2.0) is None
     manifest.write_atomically(other.report / EXAMPLES, json.dumps({**document, "shards": "0"}).encode())
-    assert read_examples(other) is None
+    assert read_examples(other, 2.0) is None
     manifest.write_atomically(other.report / EXAMPLES, json.dumps(document).encode())
-    assert read_examples(other) == examples(drawn)
+    assert read_examples(other, 2.0) == examples(drawn)
+    assert read_examples(other, 3.0) is None, "of another gamma"
 
 
 def test_of_training_videos_targets_speak_and_of_test_videos_students(drawn: RunDirectory) -> None:
@@ -131,7 +133,6 @@ def test_of_training_videos_targets_speak_and_of_test_videos_students(drawn: Run
             assert who == [group.label for group in students]
         for saying in told.sayings:
             assert saying.shares[0][0] == shards.classes[expected]
-            assert saying.is_right == (shards.classes[expected] == told.example.class_name)
 
 
 def test_the_page_shows_them_without_a_network(drawn: RunDirectory) -> None:
@@ -141,3 +142,20 @@ def test_the_page_shows_them_without_a_network(drawn: RunDirectory) -> None:
     page = Page(html)
     assert "Training videos and their targets" in page.text
     assert all(example.key in page.text for example in examples(drawn))
+
+
+def test_what_is_damaged_says_nothing_and_costs_no_page(
+    drawn: RunDirectory, tmp_path: Path, shards: ShardSet
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(drawn.root, run.root, symlinks=True)
+    experiment = of(run)
+    target, student = run.target(experiment.targets[0].id), run.student(experiment.students[0].id)
+    (target / TARGET_FILE).write_bytes(b"0" * 100)
+    shutil.rmtree(student / "logits")  # as it is while evaluation is made again
+    students = [group for group in read_groups(run, experiment) if group.kind == "student"]
+    who = {saying.who for told in read_sayings(run, experiment, students) for saying in told.sayings}
+    assert experiment.targets[0].name not in who
+    assert students[0].label not in who
+    assert experiment.targets[1].name in who
+    assert "Examples" in report(run, experiment).read_text()

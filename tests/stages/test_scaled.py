@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from xml.etree import ElementTree
@@ -14,7 +16,8 @@ import pytest
 from tests.stages import fake_run
 from tests.stages.page import page_of
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.scaling import points, studying
+from ukd_dist.scaling import begin, points, studying
+from ukd_dist.stages.curves import scaling_charts
 from ukd_dist.stages.figures import draw_scaling
 from ukd_dist.stages.provenance import read_origins
 from ukd_dist.stages.report import report
@@ -33,6 +36,7 @@ def build(root: Path, *, untrained: int = 0) -> RunDirectory:
     for target in asked.targets:
         fake_run.reduce(run.target(target.id), target)
     trained = asked.students[: len(asked.students) - untrained]
+    begin(run)
     for student in trained:
         fake_run.train(run.student(student.id), student)
         fake_run.evaluate_member(run.student(student.id), student)
@@ -133,7 +137,8 @@ def test_a_study_that_is_going_on_shows_what_there_is(tmp_path: Path) -> None:
     run = build(tmp_path / "run", untrained=2)
     scaled = scaled_of(run)
     assert [one.top1 is None for one in scaled.runs] == [False] * 16 + [True] * 2
-    assert len(level(scaled, "online", 1).top1_of_each) == 2
+    assert [len(level(scaled, "online", count).top1_of_each) for count in (1, 2)] == [2, 2]
+    assert scaled.runs[-1].student_device_seconds is None
     text = page_of(run.root, STUDY).text
     assert "2 of 3" in text
     states = {status.id: status.state for status in read_status(run, fake_run.experiment(run.root, STUDY))}
@@ -184,3 +189,33 @@ def test_nothing_is_drawn_of_a_study_without_an_epoch(tmp_path: Path) -> None:
     run = build(tmp_path / "run", untrained=18)
     assert draw_scaling(run, scaled_of(run), "miniature") == []
     assert "Number of teachers" in page_of(run.root, STUDY).text
+
+
+def test_a_training_on_its_way_is_no_cost_yet(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", untrained=1)
+    last = studying(fake_run.experiment(run.root, STUDY)).students[-1]
+    fake_run.train(run.student(last.id), last, epochs=3)
+    one = scaled_of(run).runs[-1]
+    assert one.epoch_seconds is not None
+    assert one.student_device_seconds is None
+
+
+def test_a_run_that_was_for_its_study_is_done_with_it(tmp_path: Path) -> None:
+    run, experiment = build(tmp_path / "run"), fake_run.experiment(tmp_path / "run", STUDY)
+    shutil.rmtree(run.student(experiment.students[0].id))
+    assert "miniature done" in page_of(run.root, STUDY).text
+    shutil.rmtree(run.student(scaled_of(run).runs[-1].student))
+    assert "miniature not finished" in page_of(run.root, STUDY).text
+
+
+def test_a_chart_passes_over_what_a_line_has_nothing_of(studied: RunDirectory) -> None:
+    scaled = scaled_of(studied)
+    without_two = replace(
+        scaled, levels=tuple(one for one in scaled.levels if (one.way, one.teachers) != ("stored", 2))
+    )
+    _, (accuracy, *_) = scaling_charts(without_two)
+    stored = re.search(r'<path class="line c1 d1" d="M([^"]*)">', accuracy)
+    assert stored is not None
+    assert stored[1].count("L") == 1, "from 1 to 4"
+    places = [float(point.split(",")[0]) for point in stored[1].split("L")]
+    assert places[1] - places[0] > 300

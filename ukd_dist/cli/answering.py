@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import typer
 
@@ -17,7 +18,8 @@ from ukd_dist.errors import UkdError, file_error
 def answering(debug: bool) -> Iterator[None]:
     """Answer a user's errors with one line and an exit code; a traceback with --debug only."""
     level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handlers = [_Stderr()]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", handlers=handlers)
     try:
         yield
     except UkdError as error:
@@ -28,6 +30,15 @@ def answering(debug: bool) -> Iterator[None]:
         _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1, debug)
     except KeyboardInterrupt:
         _fail("interrupted; run again to go on", 1, debug)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """To stderr as it is at each record: what stands on a terminal is then printed over, and not the line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def _fail(message: str, exit_code: int, debug: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -74,8 +74,8 @@ def metrics_tensorboard(
 
         found = open_parts(root)
         folders = {name: (out or root / "tensorboard") / (name if len(found) > 1 else "") for name in found}
-        with ExitStack() as stack, suppress(KeyboardInterrupt):
-            files = [stack.enter_context(EventFiles(*found[name], folders[name])) for name in found]
+        with suppress(KeyboardInterrupt):
+            files = [EventFiles(*found[name], folders[name]) for name in found]
             epochs = sum(each.update() for each in files)
             print_answer({"epochs": epochs, "events": str(out or root / "tensorboard")}, as_json)
             while follow is not None:

@@ -36,7 +36,9 @@ def rank(
         if local_rank is not None:
             os.environ.setdefault("LOCAL_RANK", str(local_rank))
         loaded = only_part(pipeline.load(experiment, overrides or []), split)
-        pipeline.distill_launched(loaded, student, replace=replace, workers=workers, progress=Progress())
+        pipeline.distill_launched(
+            loaded, student, replace=replace, workers=workers, progress=Progress(views=False)
+        )
 
 
 if __name__ == "__main__":

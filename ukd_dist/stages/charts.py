@@ -67,12 +67,18 @@ class Curve:
         style: CSS classes of colour and dash, see `style`.
         runs: One value an epoch of each training.
         margins: Half of the interval about each mean, where one is to be drawn.
+        places: Number of each value's place on the axis, from 1; by default one after the other.
     """
 
     label: str
     style: str
     runs: Sequence[Sequence[float]]
     margins: Sequence[float] = ()
+    places: Sequence[int] = ()
+
+    def at(self, values: Sequence[float]) -> list[tuple[int, float]]:
+        """Values with their places."""
+        return list(zip(self.places or range(1, len(values) + 1), values, strict=False))
 
     @property
     def mean(self) -> list[float]:
@@ -110,7 +116,8 @@ def line_chart(
         over: What the horizontal axis shows.
         marks: What stands under each value; by default the numbers of epochs.
     """
-    epochs = max(len(run) for curve in curves for run in curve.runs)
+    epochs = max(place for curve in curves for run in curve.runs for place, _ in curve.at(run))
+    epochs = max(epochs, len(marks))
     reach = [v for curve in curves for values in (*curve.runs, curve.upper) for v in values]
     y = SHARE if percent else Scale.over([*reach, reference or 0.0])
     svg = ElementTree.Element("svg", {"class": "chart", "viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img"})
@@ -121,10 +128,11 @@ def line_chart(
         _line(svg, "ref", [(_LEFT, _y(y, reference)), (_WIDTH - _RIGHT, _y(y, reference))])
     for curve in curves:
         for run in curve.runs if len(curve.runs) > 1 else []:
-            _line(svg, f"line seed {curve.style}", _points(run, y, epochs))
+            _line(svg, f"line seed {curve.style}", _points(curve.at(run), y, epochs))
     for curve in curves:
-        _line(svg, f"line {curve.style}", _points(curve.mean, y, epochs), curve.label)
-        for place, (mean, margin) in enumerate(zip(curve.mean, curve.margins, strict=False), start=1):
+        means = curve.at(curve.mean)
+        _line(svg, f"line {curve.style}", _points(means, y, epochs), curve.label)
+        for (place, mean), margin in zip(means, curve.margins, strict=False):
             x = _x(place, epochs)
             _line(svg, f"margin {curve.style}", [(x, _y(y, mean - margin)), (x, _y(y, mean + margin))])
     return Markup(ElementTree.tostring(svg, encoding="unicode"))  # ElementTree has escaped
@@ -148,8 +156,8 @@ def _marks(svg: ElementTree.Element, over: str, marks: Mapping[int, str], places
     _text(svg, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, over, "axis middle")
 
 
-def _points(values: Sequence[float], y: Scale, epochs: int) -> list[tuple[float, float]]:
-    return [(_x(epoch, epochs), _y(y, value)) for epoch, value in enumerate(values, start=1)]
+def _points(values: Sequence[tuple[int, float]], y: Scale, epochs: int) -> list[tuple[float, float]]:
+    return [(_x(place, epochs), _y(y, value)) for place, value in values]
 
 
 def _x(epoch: int, epochs: int) -> float:

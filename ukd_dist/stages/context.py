@@ -14,7 +14,7 @@ from ukd_dist import manifest
 from ukd_dist.attempts import ATTEMPTS
 from ukd_dist.cluster import Job, RayCluster
 from ukd_dist.errors import DataError, MismatchError, UsageError
-from ukd_dist.experiment import Experiment
+from ukd_dist.experiment import Experiment, StudentMember
 from ukd_dist.manifest import Manifest
 from ukd_dist.progress import Bar, Progress
 from ukd_dist.rundir import CHECKPOINTS, RunDirectory
@@ -33,6 +33,8 @@ class Context:
         progress: Who is told.
         replace: Make again what was made from other settings or inputs, instead of refusing.
         workers: Ranks of every student in place of its own `workers`; what others began goes on with them.
+        beside: What else is to be done in this root, by the experiment's own students or those of its study:
+            they too may wait for teachers' weights.
     """
 
     run: RunDirectory
@@ -41,6 +43,12 @@ class Context:
     progress: Progress
     replace: bool = False
     workers: int | None = None
+    beside: tuple[StudentMember, ...] = ()
+
+    @property
+    def waiting(self) -> tuple[StudentMember, ...]:
+        """Every student that may wait for teachers' weights."""
+        return (*self.experiment.students, *self.beside)
 
     def finished(self, directory: Path, kind: str, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
         """Whether a directory that the calling stage makes holds exactly this work.

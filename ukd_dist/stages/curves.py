@@ -6,7 +6,7 @@ Each function returns its legend and its charts; none where there is nothing to 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from dataclasses import replace
 
 from markupsafe import Markup
 
@@ -69,7 +69,7 @@ def study_charts(study: Study) -> Drawn:
 def scaling_charts(scaled: Scaled) -> Drawn:
     """Accuracy, epoch time, memory and the teachers' cost over their numbers.
 
-    A line ends before the first number of teachers that it has nothing of.
+    What a line has nothing of is passed over.
     """
     counts = sorted({level.teachers for level in scaled.levels if level.teachers})
     marks = [str(count) for count in counts]
@@ -87,7 +87,7 @@ def scaling_charts(scaled: Scaled) -> Drawn:
         *chart("seconds an epoch", lambda level: level.epoch_seconds),
         *chart("peak memory, MiB", lambda level: level.peak_mib),
     ]
-    costs = [Curve(c.label, c.style, c.runs) for c in _scaling_curves(scaled, counts, _cost)]
+    costs = [replace(curve, margins=()) for curve in _scaling_curves(scaled, counts, _cost)]
     if costs:
         title = "device-seconds of all K teachers"
         charts.append(line_chart(title, costs, over="teachers K", marks=marks))
@@ -105,8 +105,8 @@ def _scaling_curves(
     curves = []
     for number, (name, levels) in enumerate(scaled.lines.items()):
         known = {level.teachers: found for level in levels if level.teachers and (found := value(level))}
-        there = [known[count] for count in takewhile(known.__contains__, counts)]
-        if there:
-            means, margins = [found.mean for found in there], [found.margin for found in there]
-            curves.append(Curve(name, style(number), [means], margins))
+        if known:
+            places = [counts.index(count) + 1 for count in known]
+            means, margins = [e.mean for e in known.values()], [e.margin for e in known.values()]
+            curves.append(Curve(name, style(number), [means], margins, places))
     return curves

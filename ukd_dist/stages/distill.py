@@ -76,7 +76,10 @@ def distill(context: Context) -> None:
             require_weights(context.run, member)
             _distill_one(context, member)
         for teacher in member.teachers:  # nobody else may wait for its weights now
-            keep_only(context.run.teacher(teacher), keep_of(context.run, context.experiment, teacher))
+            keep_only(
+                context.run.teacher(teacher),
+                keep_of(context.run, context.experiment, teacher, context.waiting),
+            )
 
 
 def _distill_one(context: Context, member: StudentMember) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ukd_dist.attempts import with_history
@@ -30,21 +29,11 @@ class EventFiles:
 
     def __init__(self, run: RunDirectory, experiment: Experiment, folder: Path) -> None:
         self._run, self._experiment, self._folder = run, experiment, folder
-        self._writers: dict[Path, Any] = {}
         self._written: dict[Path, list[Epoch]] = {}
         self._evaluated: set[Path] = set()
 
-    def __enter__(self) -> EventFiles:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for writer in self._writers.values():
-            writer.close()
-
     def update(self) -> int:
-        """Write what is new; returns how many epochs that is.
+        """Write what is new, a further file for each member that has something; returns how many epochs.
 
         Raises:
             DataError: A history or a result is damaged.
@@ -55,34 +44,26 @@ class EventFiles:
         return sum(self._update(member) for member in members)
 
     def _update(self, member: Path) -> int:
-        epochs, written = read_epochs(with_history(member)), self._written.get(member, [])
-        if epochs[: len(written)] != written:  # it is made again
-            self._forget(member)
-            written = []
-        for epoch in epochs[len(written) :]:
-            _write(self._writer(member), epoch)
-        self._written[member] = epochs
-        result = read_result(member) if epochs and member not in self._evaluated else None
-        if result is not None:
-            self._writer(member).add_scalar("accuracy/test", result.top1, len(epochs))
-            self._evaluated.add(member)
-        if member in self._writers:
-            self._writers[member].flush()
-        return len(epochs) - len(written)
-
-    def _writer(self, member: Path) -> Any:
         from tensorboardX import SummaryWriter
 
-        if member not in self._writers:
-            place = self._folder / member.parent.name / member.name
+        epochs, written = read_epochs(with_history(member)), self._written.get(member, [])
+        place = self._folder / member.parent.name / member.name
+        if not written or epochs[: len(written)] != written:  # the first look, or it is made again
             shutil.rmtree(place, ignore_errors=True)
-            self._writers[member] = SummaryWriter(str(place), write_to_disk=True)
-        return self._writers[member]
-
-    def _forget(self, member: Path) -> None:
-        if member in self._writers:
-            self._writers.pop(member).close()
-        self._evaluated.discard(member)
+            self._evaluated.discard(member)
+            written = []
+        new = epochs[len(written) :]
+        result = read_result(member) if epochs and member not in self._evaluated else None
+        if new or result is not None:
+            # Closed at once: a thousand members would need more files at a time than a process may have.
+            with SummaryWriter(str(place), filename_suffix=f".{len(written)}") as writer:
+                for epoch in new:
+                    _write(writer, epoch)
+                if result is not None:
+                    writer.add_scalar("accuracy/test", result.top1, len(epochs))
+                    self._evaluated.add(member)
+        self._written[member] = epochs
+        return len(new)
 
 
 def _write(writer: Any, epoch: Epoch) -> None:

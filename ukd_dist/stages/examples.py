@@ -51,36 +51,37 @@ class Example:
 def provide_examples(context: Context) -> None:
     """Draw the pictures, once of the same shards; what goes wrong is said, and the report has none."""
     run, experiment = context.run, context.experiment
-    if read_examples(run) is not None:
+    if read_examples(run, experiment.data.clip.gamma) is not None and not context.replace:
         return
     cache, gamma = experiment.cluster.shard_cache, experiment.data.clip.gamma
     resources = experiment.students[0].settings.resources
     for outcome in context.cluster.run([Job("examples", draw_examples, (run.root, gamma, cache), resources)]):
         if outcome.error is not None:
             context.progress.say(f"no example clips in the report: {outcome.error.problem}")
-            _write(run, [])
+            _write(run, gamma, [])
 
 
 def draw_examples(root: Path, gamma: float, shard_cache: Path | None = None) -> None:
     """Write report/examples.json (a Ray task)."""
     run = RunDirectory(root)
     shards = open_to_decode(run.shards, shard_cache)
-    _write(run, list(_draw(shards, gamma)))
+    _write(run, gamma, list(_draw(shards, gamma)))
 
 
-def read_examples(run: RunDirectory) -> list[Example] | None:
-    """The pictures of the present shards; None where they were not drawn, or of others."""
+def read_examples(run: RunDirectory, gamma: float) -> list[Example] | None:
+    """The pictures of the present shards; None where they were not drawn, or of others, or otherwise."""
     try:
         document = json.loads((run.report / EXAMPLES).read_text(encoding="utf-8"))
-        known = (document["form"], document["shards"]) == (_FORM, shards_digest(run))
+        found = document["form"], document["gamma"], document["shards"]
+        known = found == (_FORM, gamma, shards_digest(run))
         return [Example(**example) for example in document["examples"]] if known else None
     except (FileNotFoundError, ValueError, KeyError, TypeError, UkdError):
         return None
 
 
-def _write(run: RunDirectory, examples: Sequence[Example]) -> None:
+def _write(run: RunDirectory, gamma: float, examples: Sequence[Example]) -> None:
     drawn = [asdict(example) for example in examples]
-    document = {"form": _FORM, "shards": shards_digest(run), "examples": drawn}
+    document = {"form": _FORM, "gamma": gamma, "shards": shards_digest(run), "examples": drawn}
     write_atomically(run.report / EXAMPLES, json.dumps(document).encode())
 
 

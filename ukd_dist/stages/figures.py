@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.scaling import UNDISTILLED
+from ukd_dist.scaling import STORED, UNDISTILLED
 from ukd_dist.stages.scaled import Level, Scaled
 from ukd_dist.stages.statistics import Estimate
 from ukd_dist.stages.tables import write_changed
@@ -48,8 +48,10 @@ def draw_scaling(run: RunDirectory, scaled: Scaled, title: str) -> list[Path]:
         _costs(panels[1, 1], scaled)
         for panel in panels.flat:
             _teachers_axis(panel, scaled)
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        shown: dict[str, Any] = {}
+        for panel in (panels[0, 0], panels[0, 1], panels[1, 0]):
+            shown |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+        figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown))
         paths = []
         for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
             payload = io.BytesIO()
@@ -97,7 +99,7 @@ def _panel(
 def _costs(panel: Any, scaled: Scaled) -> None:
     """What the teachers and one student of the stored targets took, in device-seconds."""
     panel.set_ylabel("device-seconds")
-    stored = next((levels for levels in scaled.lines.values() if levels[0].way == "stored"), [])
+    stored = next((levels for levels in scaled.lines.values() if levels[0].way == STORED), [])
     kinds: list[tuple[str, str, Callable[[Level], float | None]]] = [
         ("all teachers", "-", lambda level: level.teacher_device_seconds),
         ("one student", ":", lambda level: level.student_device_seconds),

@@ -16,7 +16,7 @@ from ukd_dist.data.sums import SUMS
 from ukd_dist.errors import BusyError, DataError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.rundir import RunDirectory, coordinating
-from ukd_dist.scaling import as_begun
+from ukd_dist.scaling import is_begun, with_study
 from ukd_dist.stages.imports import IMPORTED
 from ukd_dist.stages.initial import awaited, needed
 from ukd_dist.stages.keeping import Excess, drop_excess, keep_of, remove, teacher_excess
@@ -88,7 +88,8 @@ def refuse_damage(collection: Collection) -> None:
 
 
 def _collect(run: RunDirectory, experiment: Experiment, removed: bool, drop: bool) -> Collection:
-    experiment = as_begun(run, experiment)
+    if is_begun(run):  # what is wrong with its settings is said: else all of it would pass for removed
+        experiment = with_study(experiment)
     excess: list[Excess] = []
     damaged: list[str] = []
     for directory, found in _finished(run, experiment):
@@ -110,7 +111,7 @@ def _finished(run: RunDirectory, experiment: Experiment) -> Iterator[tuple[Path,
     """Each finished member and target of the experiment that holds too much, and what that is."""
     for teacher in experiment.teachers:
         directory = run.teacher(teacher.id)
-        if excess := teacher_excess(directory, keep_of(run, experiment, teacher.id)):
+        if excess := teacher_excess(directory, keep_of(run, experiment, teacher.id, experiment.students)):
             yield directory, excess
     for target in experiment.targets:
         directory = run.target(target.id)

@@ -16,7 +16,7 @@ from pathlib import Path
 from ukd_dist import manifest
 from ukd_dist.attempts import ATTEMPTS
 from ukd_dist.config import Keep
-from ukd_dist.experiment import Experiment
+from ukd_dist.experiment import Experiment, StudentMember
 from ukd_dist.initial import parent_of
 from ukd_dist.rundir import CHECKPOINTS, RunDirectory
 from ukd_dist.stages.initial import awaits_weights
@@ -43,14 +43,16 @@ class Excess:
         return cls(what, path, _size(path))
 
 
-def keep_of(run: RunDirectory, experiment: Experiment, teacher: str) -> Keep:
+def keep_of(
+    run: RunDirectory, experiment: Experiment, teacher: str, students: Sequence[StudentMember]
+) -> Keep:
     """What is to be kept of a teacher: its weights too while others wait for them.
 
-    These are students that keep it in memory (`targets: online`) and teachers that start from it.
+    These are the students that keep it in memory (`targets: online`) and teachers that start from it.
     """
     waiting = any(
         teacher in student.teachers and not (run.student(student.id) / manifest.FILENAME).is_file()
-        for student in experiment.students
+        for student in students
     ) or any(
         teacher == parent_of(child.settings.init) and awaits_weights(run, child)
         for child in experiment.teachers

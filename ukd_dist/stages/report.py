@@ -27,7 +27,7 @@ from ukd_dist.stages.markdown import markdown
 from ukd_dist.stages.provenance import read_origins, write_origins
 from ukd_dist.stages.results import Result
 from ukd_dist.stages.sayings import read_sayings
-from ukd_dist.stages.scaled import read_scaled, write_scaled
+from ukd_dist.stages.scaled import Scaled, read_scaled, write_scaled
 from ukd_dist.stages.studied import read_study
 from ukd_dist.stages.summary import is_telling, summarise, write_summary
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
@@ -86,11 +86,14 @@ def _contents(run: RunDirectory, experiment: Experiment) -> dict[str, Any]:
     comparisons = compare(students)
     summaries = summarise([*groups, *fusions], experiment.published)
     origins = read_origins(run, experiment)
-    study, scaled = read_study(run, experiment), read_scaled(run, experiment)
+    scaled = read_scaled(run, experiment)
+    studied = {one.student for one in scaled.runs} | {one.target for one in scaled.runs} if scaled else set()
+    own = [status for status in statuses if status.id not in studied]
+    study = read_study(run, experiment)
     return {
         "version": __version__,
         "experiment": experiment,
-        "state": _state(statuses, members, is_held(run)),
+        "state": _state(own, members, scaled, is_held(run)),
         "progress": _progress(statuses, members),
         "failures": [status for status in statuses if status.state == "failed"],
         "data": flat(experiment.document["data"]),
@@ -140,8 +143,11 @@ def _peak_mib(history: Sequence[Epoch]) -> float:
     return max(epoch.peak_memory_bytes for epoch in history) / 2**20
 
 
-def _state(statuses: Sequence[MemberStatus], members: Sequence[Member], held: bool) -> str:
-    if all(s.state == "done" for s in statuses) and all(m.result for m in members):
+def _state(own: Sequence[MemberStatus], members: Sequence[Member], scaled: Scaled | None, held: bool) -> str:
+    """Done is a run whose own members are, or one that was for its study, when that is."""
+    if all(s.state == "done" for s in own) and all(m.result for m in members):
+        return "done"
+    if scaled is not None and all(one.top1 is not None for one in scaled.runs):
         return "done"
     return "going on" if held else "not finished"
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ukd_dist import manifest
-from ukd_dist.data.knowledge import TARGET, open_finished
+from ukd_dist.data.knowledge import TARGET, logits_path, open_finished
 from ukd_dist.data.shards import ShardSet
+from ukd_dist.errors import UkdError
 from ukd_dist.experiment import Experiment, TargetMember
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.stages.evaluate import test_logits
@@ -28,12 +30,10 @@ class Saying:
     Attributes:
         who: The target's or student's name.
         shares: Its most probable classes, with their probabilities, falling.
-        is_right: Whether the first is the video's class.
     """
 
     who: str
     shares: tuple[tuple[str, float], ...]
-    is_right: bool
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ def read_sayings(run: RunDirectory, experiment: Experiment, students: Sequence[G
     A target in logits speaks by softmax(z), as at temperature 1; of several views of a video by the first. Of
     each student it is the first evaluated seed.
 
-    Raises:
-        DataError: Logits or a target are damaged.
+    What is damaged, or made again at this moment, says nothing.
     """
-    examples = read_examples(run)
+    examples = read_examples(run, experiment.data.clip.gamma)
     if not examples:
         return []
     shards = ShardSet(run.shards, check=False)
@@ -70,7 +69,9 @@ def _of_targets(
     rows, num_classes = shards.rows["train"], len(shards.classes)
     for target in targets:
         directory = run.target(target.id)
-        if manifest.read(directory) is not None and (directory / TARGET_FILE).is_file():
+        with suppress(UkdError):  # `ukd verify` names what is damaged: the page is not lost for it
+            if manifest.read(directory) is None or not (directory / TARGET_FILE).is_file():
+                continue
             found = open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes).read().float()
             first = found[:, 0] if found.ndim == 3 else found
             yield target.name, first.softmax(dim=1) if target.settings.space == "logits" else first
@@ -81,8 +82,12 @@ def _of_students(
 ) -> Iterator[tuple[str, Tensor]]:
     for group in students:
         evaluated = next((member for member in group.members if member.result), None)
-        if evaluated is not None:
-            yield group.label, test_logits(run.student(evaluated.id), shards).softmax(dim=1)
+        if evaluated is None:
+            continue
+        directory = run.student(evaluated.id)
+        with suppress(UkdError):
+            if manifest.read(logits_path(directory, "test").parent) is not None:
+                yield group.label, test_logits(directory, shards).softmax(dim=1)
 
 
 def _sayings(example: Example, probs: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[Saying, ...]:
@@ -92,5 +97,5 @@ def _sayings(example: Example, probs: Mapping[str, Tensor], classes: Sequence[st
         shares = [
             (classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)
         ]
-        found.append(Saying(who, tuple(shares), shares[0][0] == example.class_name))
+        found.append(Saying(who, tuple(shares)))
     return tuple(found)

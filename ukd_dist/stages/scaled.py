@@ -16,12 +16,13 @@ from statistics import fmean, median
 from ukd_dist.attempts import with_history
 from ukd_dist.cluster_config import Resources
 from ukd_dist.experiment import Experiment, TeacherMember
+from ukd_dist.manifest import FILENAME
 from ukd_dist.rundir import RunDirectory
 from ukd_dist.scaling import STORED, UNDISTILLED, Point, as_begun, points
 from ukd_dist.stages.imports import IMPORTED
 from ukd_dist.stages.provenance import Origin, read_origins
 from ukd_dist.stages.results import Result, read_result
-from ukd_dist.stages.statistics import Estimate, estimate, standard_error
+from ukd_dist.stages.statistics import Estimate, estimate
 from ukd_dist.stages.tables import write_table
 from ukd_dist.training.history import Epoch, read_epochs
 from ukd_dist.training_config import ONLINE
@@ -48,7 +49,8 @@ class Run:
         peak_mib: Peak of rank 0's device over its epochs, MiB.
         student_device_seconds: Of its training: seconds times processes, times the GPUs that each reserved;
             without a GPU a process counts as one device.
-        teacher_device_seconds: The same of all of its teachers' trainings; None where one is from elsewhere.
+        teacher_device_seconds: The same of all of its teachers' trainings; None where one is from elsewhere,
+            or not finished.
     """
 
     way: str
@@ -75,7 +77,7 @@ class Level:
         way: As of its runs.
         rows: As of its runs.
         teachers: K.
-        top1: Test accuracy over repeats, or None.
+        top1: Test accuracy over repeats, with no margin where there is one, or None.
         epoch_seconds: Over repeats, or None.
         peak_mib: Over repeats, or None.
         student_device_seconds: Mean over repeats, or None.
@@ -151,8 +153,12 @@ def read_scaled(run: RunDirectory, experiment: Experiment) -> Scaled | None:
     found = points(experiment)
     results = {p.student.id: read_result(run.student(p.student.id)) for p in found}
     histories = {p.student.id: _epochs(run.student(p.student.id)) for p in found}
+    finished = {p.student.id for p in found if _is_finished(run.student(p.student.id))}
     costs = _teacher_costs(run, experiment, found)
-    runs = tuple(_run(p, results[p.student.id], histories[p.student.id], costs) for p in found)
+    runs = tuple(
+        _run(p, results[p.student.id], histories[p.student.id], costs, p.student.id in finished)
+        for p in found
+    )
     names = {member.id: member.settings.name for member in experiment.teachers}
     origins = {origin.target.id: origin for origin in read_origins(run, asked) if origin.voices}
     groups = defaultdict[tuple[str, str, int], list[Run]](list)
@@ -180,7 +186,10 @@ def write_scaled(run: RunDirectory, scaled: Scaled) -> None:
 
 
 def as_row(level: Level) -> dict[str, object]:
-    """A level as one flat line; accuracy in percent, margins of 95% intervals in its unit."""
+    """A level as one flat line; accuracy in percent, margins of 95% intervals in its unit.
+
+    Of one repeat there is no margin.
+    """
     row: dict[str, object] = {"way": level.way, "rows": level.rows, "teachers": level.teachers}
     for name, factor, found in (
         ("top1_percent", 100.0, level.top1),
@@ -188,7 +197,7 @@ def as_row(level: Level) -> dict[str, object]:
         ("peak_mib", 1.0, level.peak_mib),
     ):
         row[name] = factor * found.mean if found else None
-        row[f"{name}_margin"] = factor * found.margin if found else None
+        row[f"{name}_margin"] = factor * found.margin if found and found.seeds > 1 else None
         row[f"{name}_repeats"] = found.seeds if found else 0
     row["student_device_seconds"] = level.student_device_seconds
     row["teacher_device_seconds"] = level.teacher_device_seconds
@@ -201,6 +210,10 @@ def device_seconds(history: Sequence[Epoch], resources: Resources) -> float:
     return sum(epoch.seconds * epoch.ranks for epoch in history) * (resources.gpus or 1.0)
 
 
+def _is_finished(directory: Path) -> bool:
+    return (directory / FILENAME).is_file()
+
+
 def _epochs(directory: Path) -> list[Epoch]:
     return read_epochs(with_history(directory))
 
@@ -209,11 +222,18 @@ def _teacher_costs(run: RunDirectory, experiment: Experiment, found: Sequence[Po
     """Device-seconds of the teachers that were trained here, by id."""
     used = {id_ for point in found for id_ in point.teachers}
     trained: list[TeacherMember] = [member for member in experiment.teachers if member.id in used]
-    costs = {m.id: device_seconds(_epochs(run.teacher(m.id)), m.settings.resources) for m in trained}
+    finished = [member for member in trained if _is_finished(run.teacher(member.id))]
+    costs = {m.id: device_seconds(_epochs(run.teacher(m.id)), m.settings.resources) for m in finished}
     return {id_: seconds for id_, seconds in costs.items() if seconds}
 
 
-def _run(point: Point, result: Result | None, history: Sequence[Epoch], costs: Mapping[str, float]) -> Run:
+def _run(
+    point: Point,
+    result: Result | None,
+    history: Sequence[Epoch],
+    costs: Mapping[str, float],
+    finished: bool,
+) -> Run:
     student = point.student
     known = all(id_ in costs for id_ in point.teachers)
     return Run(
@@ -229,7 +249,7 @@ def _run(point: Point, result: Result | None, history: Sequence[Epoch], costs: M
         clips=result.clips if result else None,
         epoch_seconds=median(epoch.seconds for epoch in history) if history else None,
         peak_mib=max(epoch.peak_memory_bytes for epoch in history) / 2**20 if history else None,
-        student_device_seconds=device_seconds(history, student.settings.resources) if history else None,
+        student_device_seconds=device_seconds(history, student.settings.resources) if finished else None,
         teacher_device_seconds=sum(costs[id_] for id_ in point.teachers) if known else None,
     )
 
@@ -250,7 +270,7 @@ def _level(
         way=runs[0].way,
         rows=runs[0].rows,
         teachers=runs[0].teachers,
-        top1=estimate(top1, standard_error(evaluated[0])) if evaluated else None,
+        top1=estimate(top1, 0.0) if evaluated else None,
         epoch_seconds=estimate(seconds, 0.0) if seconds else None,
         peak_mib=estimate(mib, 0.0) if mib else None,
         student_device_seconds=_mean(_each(runs, lambda r: r.student_device_seconds)),

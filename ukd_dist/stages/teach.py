@@ -48,7 +48,10 @@ def teach(context: Context) -> None:
 def _keep_only(context: Context) -> None:
     """Drop what is not to be kept of every finished teacher."""
     for member in context.experiment.teachers:
-        keep_only(context.run.teacher(member.id), keep_of(context.run, context.experiment, member.id))
+        keep_only(
+            context.run.teacher(member.id),
+            keep_of(context.run, context.experiment, member.id, context.waiting),
+        )
 
 
 def _drop_stale(context: Context, members: Sequence[TeacherMember]) -> None:
@@ -123,7 +126,7 @@ def _member(context: Context, member: TeacherMember) -> Member:
             member.id, train_teacher, (work, number), resources, fresh_process=True, retries=0, ranks=ranks
         )
 
-    keep, ranks = keep_of(run, experiment, member.id), member.settings.workers
+    keep, ranks = keep_of(run, experiment, member.id, context.waiting), member.settings.workers
     return Member(member.id, run.teacher(member.id), member.settings.resources, job, keep, ranks)
 
 
