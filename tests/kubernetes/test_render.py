@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from tests.test_readme import commands
 from ukd_dist import pipeline
 from ukd_dist.cli import app
 from ukd_dist.kubernetes import manifests
@@ -106,6 +108,14 @@ def test_what_is_rendered_is_valid(definitions: Path, overlay: str, tmp_path: Pa
 
     assert checked.exit_code == 0, checked.stdout + checked.stderr
     assert ", 0 problems" in checked.stdout
+
+
+def test_what_the_page_on_kubernetes_renders_can_be_rendered() -> None:
+    (line,) = [c for c in commands("docs/kubernetes.md") if c.startswith("ukd k8s render launch/")]
+    words = shlex.split(line.partition(" > ")[0])[3:]
+    job = job_of(rendered(HOME / words[0], *words[1:]))
+    groups = {g["groupName"]: g for g in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
+    assert (groups["gpu"]["minReplicas"], groups["gpu"]["maxReplicas"]) == (1, 8)
 
 
 def test_json_is_a_list_that_kubectl_takes_too() -> None:
