@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ukd_dist.errors import UsageError
-from ukd_dist.experiment import Experiment, digest
+from ukd_dist.experiment import Experiment, StudentMember, TeacherMember, digest
 from ukd_dist.kubernetes.groups import fit
 from ukd_dist.kubernetes.manifests import Manifest, build, overlay_folder
 from ukd_dist.kubernetes.pods import cluster_spec, job_spec, pods
@@ -147,7 +147,8 @@ def _paths(experiment: Experiment) -> Iterator[tuple[str, Path]]:
     for name, split in data.splits.items():
         yield f"data.splits.{name}.train", split.train
         yield f"data.splits.{name}.test", split.test
-    for member in (*experiment.teachers, *experiment.students):
+    members: list[TeacherMember | StudentMember] = [*experiment.teachers, *experiment.students]
+    for member in members:
         if member.settings.init.startswith("/"):
             yield f"{member.id}: init", Path(member.settings.init)
 
