@@ -189,7 +189,17 @@ def test_a_mistake_in_a_pod_is_found_without_the_definitions_too() -> None:
     assert "problem(s), first -: RayJob/ukd-tiny" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "just words", "{kind: Pod}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "- 1",
+        "just words",
+        "{kind: Pod}",
+        "{apiVersion: v1, kind: Pod, metadata: null}",
+        "{kind: List, items: [1]}",
+    ],
+)
 def test_what_is_no_manifest_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text(text)
     done = ukd("check", tmp_path / "file.yaml")

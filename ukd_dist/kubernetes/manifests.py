@@ -112,16 +112,25 @@ def parse(text: str, where: str) -> list[Manifest]:
             expected="manifests in YAML",
             action="correct the file",
         ) from error
-    items = [d["items"] if isinstance(d, dict) and d.get("kind") == "List" else [d] for d in documents]
-    found = [item for group in items for item in group]
+    items = [d.get("items") if isinstance(d, dict) and d.get("kind") == "List" else [d] for d in documents]
+    found = [item for group in items for item in group or []]
     for item in found:
-        if not (isinstance(item, dict) and {"apiVersion", "kind", "metadata"} <= item.keys()):
+        if not _is_object(item):
             raise UsageError(
                 f"{where} holds what is no object of Kubernetes",
                 expected="apiVersion, kind and metadata in every document",
                 action="correct the file",
             )
     return found
+
+
+def _is_object(item: Any) -> bool:
+    """Whether a document has what every object of Kubernetes has."""
+    return (
+        isinstance(item, dict)
+        and all(isinstance(item.get(name), str) for name in ("apiVersion", "kind"))
+        and isinstance(item.get("metadata"), dict)
+    )
 
 
 def dump(objects: Sequence[Manifest]) -> str:
