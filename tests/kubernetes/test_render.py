@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +133,20 @@ def test_a_port_that_the_experiment_names_is_the_pod_s() -> None:
     assert held["cluster"]["metrics_port"] == 9100
 
 
-def test_an_overlay_of_one_s_own_is_taken_by_its_folder(tmp_path: Path) -> None:
-    copied = tmp_path / "k8s"
-    shutil.copytree(HOME / "k8s", copied)
-    shutil.copytree(HOME / "dashboards", tmp_path / "dashboards")
-    own = tmp_path / "ours"
-    own.mkdir()
-    (own / "kustomization.yaml").write_text(
-        "resources: [../k8s/overlays/cpu]\nimages: [{name: ukd-dist, newName: ours/ukd, newTag: '7'}]\n"
-    )
-    objects = rendered(EXPERIMENTS / "tiny.yaml", "root=/runs/tiny", "--overlay", own)
+def test_the_overlay_of_one_s_own_that_the_page_shows_is_taken(tmp_path: Path) -> None:
+    for name in ("k8s", "dashboards"):
+        shutil.copytree(HOME / name, tmp_path / name)
+    page = (HOME / "docs/kubernetes.md").read_text()
+    written = page.partition("cat > ours/kustomization.yaml <<'EOF'\n")[2].partition("    EOF\n")[0]
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/kustomization.yaml").write_text(textwrap.dedent(written))
+
+    objects = rendered(EXPERIMENTS / "tiny.yaml", "root=/runs/tiny", "--overlay", tmp_path / "ours")
+
     images = {c["image"] for pod in pods(job_of(objects)) for c in pod.containers}
-    assert images == {"ours/ukd:7"}
+    assert images == {"ghcr.io/ours/ukd-dist:0.1.0-cuda"}
+    claims = [item["spec"] for item in objects if item["kind"] == "PersistentVolumeClaim"]
+    assert [claim["storageClassName"] for claim in claims] == ["filestore-rwx"] * 2
 
 
 REFUSED = {
