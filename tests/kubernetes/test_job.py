@@ -18,7 +18,7 @@ import pytest
 
 from tests import links
 from tests.kubernetes import kuberay
-from tests.namespaces import REPOSITORY, Nodes
+from tests.namespaces import INIT, REPOSITORY, Nodes, wait_until
 from ukd_dist import pipeline
 from ukd_dist.kubernetes.manifests import Manifest
 from ukd_dist.kubernetes.pods import cluster_spec, job_spec
@@ -163,7 +163,7 @@ def call(pods: Pods, command: str, node: int = 0, **environment: str) -> subproc
         node=node,
         output=subprocess.PIPE,
     )
-    said, _ = process.communicate(timeout=420)
+    said, _ = process.communicate(timeout=900)
     return subprocess.CompletedProcess(command, process.returncode, said)
 
 
@@ -201,3 +201,19 @@ def test_nothing_but_the_volumes_can_be_written_to(pods: Pods) -> None:
     assert tried.stdout.count("Read-only file system") == 6, tried.stdout
     kept = call(pods, "touch /tmp/x /tmp/ray/x /dev/shm/x /home/ukd/x /runs/x /scratch/x", node=1)
     assert kept.returncode == 0, kept.stdout
+
+
+@pytest.mark.cluster
+def test_a_pod_that_kubernetes_tells_to_go_drains_and_ends(pods: Pods) -> None:
+    """The shell around `ray start` is gone by then: it would swallow the signal."""
+    started = pods.raylet(2).parent()
+    assert started is not None
+    first = started.parent()
+    assert first is not None
+    assert INIT in first.cmdline()
+
+    started.terminate()
+
+    wait_until(lambda: not pods.is_up(2), 60)
+    assert pods.is_up(0)
+    assert pods.is_up(1)
