@@ -30,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("UKD_ARID_DATA"),
         help="folder with arid_subset/ and arid_lists/ (or set UKD_ARID_DATA)",
     )
+    beside = Path(__file__).parents[2] / "shared/kuberay_crds"
+    parser.addoption(
+        "--kuberay-crds",
+        default=os.environ.get("UKD_KUBERAY_CRDS", str(beside)),
+        help="folder with the definitions of KubeRay's custom resources (or set UKD_KUBERAY_CRDS)",
+    )
 
 
 @pytest.fixture(scope="session")

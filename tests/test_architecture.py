@@ -60,6 +60,7 @@ ORDER = [
     {"stages"},
     {"pipeline"},
     {"whole"},
+    {"kubernetes"},
     {"doctor", "printing", "cli"},
 ]
 
@@ -74,9 +75,21 @@ KNOWS = {
     "stages": {"vocabulary", "method", "models", "data", "training", "cluster"},
     "pipeline": {"vocabulary", "models", "data", "cluster", "stages"},
     "whole": {"vocabulary", "data", "stages", "pipeline"},
+    "kubernetes": {"vocabulary", "stages"},
     "doctor": {"vocabulary", "data"},
-    "printing": {"vocabulary", "models", "stages", "doctor"},
-    "cli": {"vocabulary", "models", "data", "cluster", "stages", "pipeline", "whole", "doctor", "printing"},
+    "printing": {"vocabulary", "models", "stages", "kubernetes", "doctor"},
+    "cli": {
+        "vocabulary",
+        "models",
+        "data",
+        "cluster",
+        "stages",
+        "pipeline",
+        "whole",
+        "kubernetes",
+        "doctor",
+        "printing",
+    },
 }
 
 INSIDE_FUNCTIONS = {
@@ -136,6 +149,7 @@ ANYWHERE_IN = {
         "cli/data.py",
         "cli/experiments.py",
         "cli/inspection.py",
+        "cli/kubernetes.py",
         "cli/logits.py",
         "cli/metrics.py",
         "cli/networks.py",

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from dashboards.grafana import to_json
-from dashboards.make import DASHBOARDS, FOLDER
+from dashboards.make import DASHBOARDS, FOLDER, alerts_rule
 from dashboards.panels import GPU_PANELS, RAY_METRICS, Dashboard
 from tests.prometheus_server import (
     ask,
@@ -86,6 +86,10 @@ def test_what_is_committed_is_what_the_code_makes(page: Dashboard) -> None:
 
 def test_every_file_of_a_dashboard_is_made_by_the_code() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} == {page.name for page in DASHBOARDS}
+
+
+def test_the_alerts_of_kubernetes_are_made_of_the_alerts() -> None:
+    assert (FOLDER / "prometheus_rule.yaml").read_text() == alerts_rule(), "python -m dashboards.make"
 
 
 @each_dashboard

@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ukd_dist.doctor import Finding
+    from ukd_dist.kubernetes.check import Verdict as ManifestVerdict
     from ukd_dist.models.overview import Overview
     from ukd_dist.stages.garbage import Collection
     from ukd_dist.stages.joint import Line
@@ -173,6 +174,18 @@ def describe_verdict(verdict: Verdict) -> str:
     if verdict.difference is not None:
         words += f"; {verdict.recomputed} rows recomputed, off by {verdict.difference:.1g} of a logit at most"
     return f"{words}; {verdict.note}" if verdict.note else words
+
+
+def print_manifest_verdicts(found: Sequence[ManifestVerdict]) -> None:
+    """Print a line of each problem, how many objects there are, and of which kinds no schema is known."""
+    for verdict in found:
+        for problem in verdict.problems:
+            print(f"{verdict.where}: {verdict.object}: {problem}")
+    objects = [verdict for verdict in found if verdict.object != "together"]
+    unknown = sorted({verdict.object.partition("/")[0] for verdict in objects if not verdict.schema})
+    print(f"{len(objects)} objects, {sum(len(verdict.problems) for verdict in found)} problems")
+    if unknown:
+        print(f"no schema is known of {', '.join(unknown)}: of these only what their pods say was validated")
 
 
 def _estimate(found: Estimate | None, factor: float, digits: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from ukd_dist.cli import costs, data, experiments, inspection, logits, metrics, networks, runs
+from ukd_dist.cli import costs, data, experiments, inspection, kubernetes, logits, metrics, networks, runs
 
 
 def _assemble() -> typer.Typer:
@@ -43,6 +43,7 @@ def _assemble() -> typer.Typer:
     whole.add_typer(logits.app, name="logits")
     whole.add_typer(data.app, name="data")
     whole.add_typer(metrics.app, name="metrics")
+    whole.add_typer(kubernetes.app, name="k8s")
     return whole
 
 
