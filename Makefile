@@ -18,7 +18,7 @@ demo: install
 
 test: install
 	-sh launch/monitoring/install.sh
-	sh tests/run.sh $(BIN)/python $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -255,9 +255,9 @@ def test_a_teacher_starts_from_another_ones_weights_and_classifier(run: RunDirec
     ):
         prepare(context(wanted), [child.settings])
     attempted.train(wanted, parent)
-    assert keep_of(run, wanted, parent.id) == "weights"
+    assert keep_of(run, wanted, parent.id, wanted.students) == "weights"
     prepare(context(wanted), [child.settings])
-    assert keep_of(run, wanted, parent.id) == "logits"
+    assert keep_of(run, wanted, parent.id, wanted.students) == "logits"
     network, trained = build_network(child.settings, 2), build_network(parent.settings, 2)
     load_initial(network, run, child.settings)
     load_weights(trained, run.teacher(parent.id) / WEIGHTS)
