@@ -30,6 +30,7 @@ from ukd_dist.stages.sayings import read_sayings
 from ukd_dist.stages.scaled import Scaled, read_scaled, write_scaled
 from ukd_dist.stages.studied import read_study
 from ukd_dist.stages.summary import is_telling, summarise, write_summary
+from ukd_dist.stages.tables import write_changed
 from ukd_dist.status import STATES, MemberStatus, is_held, read_status
 from ukd_dist.training.history import Epoch
 
@@ -52,7 +53,7 @@ def report(run: RunDirectory, experiment: Experiment) -> Path:
     if contents["scaled"] is not None:
         write_scaled(run, contents["scaled"])
         draw_scaling(run, contents["scaled"], experiment.name)
-    manifest.write_atomically(run.report / MARKDOWN, markdown(contents).encode())
+    write_changed(run.report / MARKDOWN, markdown(contents).encode())
     path = run.report / PAGE
     manifest.write_atomically(path, page.encode())
     return path
