@@ -11,6 +11,7 @@ from ukd_dist import manifest
 from ukd_dist.clip_config import Views
 from ukd_dist.cluster import Job
 from ukd_dist.data.knowledge import CHECKS, LOGITS, logits_path, open_finished, write_logits
+from ukd_dist.data.rowarray import RowArray
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.views import CENTRE
@@ -201,20 +202,21 @@ def _evaluate_member(run: RunDirectory, shards: ShardSet, member: Member, of_stu
         of=member_digest(directory),
         views=views,
     )
-    result = score(test_logits(directory, shards), shards, subject)
+    result = score(open_test_logits(directory, shards).read().float(), shards, subject)
     write_result(directory, result)
     return result
 
 
 def _fuse(run: RunDirectory, shards: ShardSet, subject: Subject, pair: Pair) -> Result:
     """Late fusion: the mean of two members' probabilities."""
-    probs = [test_logits(describe(run, member)[3], shards).softmax(dim=1) for member in pair]
+    logits = [open_test_logits(describe(run, member)[3], shards).read().float() for member in pair]
+    probs = [logits_nc.softmax(dim=1) for logits_nc in logits]
     return score((probs[0] + probs[1]) / 2, shards, subject)
 
 
-def test_logits(directory: Path, shards: ShardSet) -> torch.Tensor:
-    """float32 `[rows, classes]`, checked; a student's have a manifest of their own, written by evaluation."""
+def open_test_logits(directory: Path, shards: ShardSet) -> RowArray:
+    """`[rows, classes]`, checked as they are read; a student's have a manifest of their own."""
     path = logits_path(directory, "test")
     owner = path.parent if manifest.read(path.parent) else directory
     name, num_classes = str(path.relative_to(owner)), len(shards.classes)
-    return open_finished(owner, name, LOGITS, shards.rows["test"], "test", num_classes).read().float()
+    return open_finished(owner, name, LOGITS, shards.rows["test"], "test", num_classes)

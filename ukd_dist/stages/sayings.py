@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ukd_dist import manifest
 from ukd_dist.data.knowledge import TARGET, logits_path, open_finished
+from ukd_dist.data.rowarray import RowArray
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.errors import UkdError
 from ukd_dist.experiment import Experiment, TargetMember
 from ukd_dist.rundir import RunDirectory
-from ukd_dist.stages.evaluate import test_logits
+from ukd_dist.stages.evaluate import open_test_logits
 from ukd_dist.stages.examples import Example, read_examples
 from ukd_dist.stages.findings import Group
 from ukd_dist.stages.reduce import TARGET_FILE
@@ -56,30 +57,39 @@ def read_sayings(run: RunDirectory, experiment: Experiment, students: Sequence[G
     if not examples:
         return []
     shards = ShardSet(run.shards, check=False)
-    probs = {
-        "train": dict(_of_targets(run, experiment.targets, shards)),
-        "test": dict(_of_students(run, students, shards)),
+    speakers = {
+        "train": [*_targets(run, experiment.targets, shards)],
+        "test": [*_students(run, students, shards)],
     }
-    return [Told(example, _sayings(example, probs[example.split], shards.classes)) for example in examples]
+    return [Told(e, tuple(_sayings(e, speakers[e.split], shards.classes))) for e in examples]
 
 
-def _of_targets(
-    run: RunDirectory, targets: Sequence[TargetMember], shards: ShardSet
-) -> Iterator[tuple[str, Tensor]]:
+@dataclass(frozen=True)
+class _Speaker:
+    """Who says something of each row of a split: only the rows that are asked for are read."""
+
+    name: str
+    array: RowArray
+    is_logits: bool
+
+    def probs(self, row: int) -> Tensor:
+        """Probabilities of the classes, float32 `[C]`."""
+        said = self.array.read(row, row + 1)[0].float()
+        said_c = said[0] if said.ndim == 2 else said
+        return said_c.softmax(dim=0) if self.is_logits else said_c
+
+
+def _targets(run: RunDirectory, targets: Sequence[TargetMember], shards: ShardSet) -> Iterator[_Speaker]:
     rows, num_classes = shards.rows["train"], len(shards.classes)
     for target in targets:
         directory = run.target(target.id)
         with suppress(UkdError):  # `ukd verify` names what is damaged: the page is not lost for it
-            if manifest.read(directory) is None or not (directory / TARGET_FILE).is_file():
-                continue
-            found = open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes).read().float()
-            first = found[:, 0] if found.ndim == 3 else found
-            yield target.name, first.softmax(dim=1) if target.settings.space == "logits" else first
+            if manifest.read(directory) is not None and (directory / TARGET_FILE).is_file():
+                array = open_finished(directory, TARGET_FILE, TARGET, rows, "train", num_classes)
+                yield _Speaker(target.name, array, target.settings.space == "logits")
 
 
-def _of_students(
-    run: RunDirectory, students: Sequence[Group], shards: ShardSet
-) -> Iterator[tuple[str, Tensor]]:
+def _students(run: RunDirectory, students: Sequence[Group], shards: ShardSet) -> Iterator[_Speaker]:
     for group in students:
         evaluated = next((member for member in group.members if member.result), None)
         if evaluated is None:
@@ -87,15 +97,12 @@ def _of_students(
         directory = run.student(evaluated.id)
         with suppress(UkdError):
             if manifest.read(logits_path(directory, "test").parent) is not None:
-                yield group.label, test_logits(directory, shards).softmax(dim=1)
+                yield _Speaker(group.label, open_test_logits(directory, shards), is_logits=True)
 
 
-def _sayings(example: Example, probs: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[Saying, ...]:
-    found = []
-    for who, probs_nc in probs.items():
-        values, labels = torch.topk(probs_nc[example.row], min(_MOST, len(classes)))
-        shares = [
-            (classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)
-        ]
-        found.append(Saying(who, tuple(shares)))
-    return tuple(found)
+def _sayings(example: Example, speakers: Sequence[_Speaker], classes: Sequence[str]) -> Iterator[Saying]:
+    for speaker in speakers:
+        with suppress(UkdError):
+            values, labels = torch.topk(speaker.probs(example.row), min(_MOST, len(classes)))
+            named = (classes[label] for label in labels.tolist())
+            yield Saying(speaker.name, tuple(zip(named, values.tolist(), strict=True)))
