@@ -43,7 +43,8 @@ from ukd_dist.stages.launched import follow, joined, lead, student_named
 from ukd_dist.stages.recompute import recompute
 from ukd_dist.stages.reduce import reduce
 from ukd_dist.stages.report import report
-from ukd_dist.stages.scaled import Scaled, read_scaled
+from ukd_dist.stages.scaled import Scaled
+from ukd_dist.stages.scaling_results import read_scaled
 from ukd_dist.stages.studied import Scope, Study
 from ukd_dist.stages.study import study as score_targets
 from ukd_dist.stages.teach import teach

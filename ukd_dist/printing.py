@@ -73,7 +73,7 @@ def print_scaling(scaled: Scaled) -> None:
     for name, levels in scaled.lines.items():
         lines += [
             [
-                *(name, str(level.teachers), str(len(level.top1_of_each))),
+                *(name, str(level.teachers), str(level.repeats)),
                 *(_estimate(level.top1, 100.0, 1), _estimate(level.epoch_seconds, 1.0, 2)),
                 _estimate(level.peak_mib, 1.0, 0),
                 *(_whole(level.teacher_device_seconds), _whole(level.student_device_seconds)),

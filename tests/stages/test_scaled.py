@@ -22,7 +22,8 @@ from ukd_dist.stages.figures import draw_scaling
 from ukd_dist.stages.provenance import read_origins
 from ukd_dist.stages.report import report
 from ukd_dist.stages.results import read_result
-from ukd_dist.stages.scaled import LEVELS_CSV, RUNS_CSV, SHARES_CSV, Level, Scaled, read_scaled, write_scaled
+from ukd_dist.stages.scaled import LEVELS_CSV, RUNS_CSV, SHARES_CSV, Level, Scaled, write_scaled
+from ukd_dist.stages.scaling_results import read_scaled
 from ukd_dist.status import read_status
 from ukd_dist.training.history import read_epochs
 
@@ -137,7 +138,7 @@ def test_a_study_that_is_going_on_shows_what_there_is(tmp_path: Path) -> None:
     run = build(tmp_path / "run", untrained=2)
     scaled = scaled_of(run)
     assert [one.top1 is None for one in scaled.runs] == [False] * 16 + [True] * 2
-    assert [len(level(scaled, "online", count).top1_of_each) for count in (1, 2)] == [2, 2]
+    assert [level(scaled, "online", count).repeats for count in (1, 2)] == [2, 2]
     assert scaled.runs[-1].student_device_seconds is None
     text = page_of(run.root, STUDY).text
     assert "2 of 3" in text

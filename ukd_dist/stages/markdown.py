@@ -75,7 +75,7 @@ def _scaled(scaled: Scaled) -> Iterator[str]:
     head = ["taught by", "K", "repeats", "top-1, %", "s an epoch", "peak MiB"]
     rows = [
         [
-            *(name, str(level.teachers), str(len(level.top1_of_each)), _estimate(level.top1, 100, 1)),
+            *(name, str(level.teachers), str(level.repeats), _estimate(level.top1, 100, 1)),
             *(_estimate(level.epoch_seconds, 1, 2), _estimate(level.peak_mib, 1, 0)),
             *(_number(level.teacher_device_seconds, 0), _number(level.student_device_seconds, 0)),
         ]

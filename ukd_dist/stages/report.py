@@ -27,7 +27,8 @@ from ukd_dist.stages.markdown import markdown
 from ukd_dist.stages.provenance import read_origins, write_origins
 from ukd_dist.stages.results import Result
 from ukd_dist.stages.sayings import read_sayings
-from ukd_dist.stages.scaled import Scaled, read_scaled, write_scaled
+from ukd_dist.stages.scaled import Scaled, write_scaled
+from ukd_dist.stages.scaling_results import read_scaled
 from ukd_dist.stages.studied import read_study
 from ukd_dist.stages.summary import is_telling, summarise, write_summary
 from ukd_dist.stages.tables import write_changed
