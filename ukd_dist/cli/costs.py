@@ -9,7 +9,8 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Experiment, Json, OfSplit, Overrides, Place
-from ukd_dist.printing import print_answer, print_collection, print_plan, print_splits
+from ukd_dist.printing.answers import print_answer, print_splits
+from ukd_dist.printing.runs import print_collection, print_plan
 
 
 def plan(

@@ -11,7 +11,7 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json
-from ukd_dist.printing import print_answer, print_splits
+from ukd_dist.printing.answers import print_answer, print_splits
 
 if TYPE_CHECKING:
     from ukd_dist.stages.show import ShardFigures

@@ -13,16 +13,8 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Experiment, Json, OfSplit, Overrides, Replace, Workers
-from ukd_dist.printing import (
-    console,
-    print_answer,
-    print_lines,
-    print_scaling,
-    print_scores,
-    print_splits,
-    results_table,
-    summary_table,
-)
+from ukd_dist.printing.answers import console, print_answer, print_splits
+from ukd_dist.printing.results import print_lines, print_scaling, print_scores, results_table, summary_table
 
 if TYPE_CHECKING:
     from ukd_dist.experiment import Experiment as UkdExperiment

@@ -9,7 +9,9 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json, Overrides, Place, Root
-from ukd_dist.printing import as_documents, console, findings_table, print_answer, print_members, print_splits
+from ukd_dist.printing.answers import as_documents, console, print_answer, print_splits
+from ukd_dist.printing.checks import findings_table
+from ukd_dist.printing.runs import print_members
 
 
 def status(root: Root, as_json: Json = False, debug: Debug = False) -> None:
@@ -60,7 +62,7 @@ def verify(
     """Check every file of what is finished against its sha256; exit 1 names what is damaged."""
     with answering(debug):
         from ukd_dist import pipeline, whole
-        from ukd_dist.printing import describe_verdict
+        from ukd_dist.printing.checks import describe_verdict
         from ukd_dist.stages.verify import refuse_damage
 
         verdicts = []

@@ -10,7 +10,8 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Experiment, Json, Overrides
-from ukd_dist.printing import print_answer, print_manifest_verdicts
+from ukd_dist.printing.answers import print_answer
+from ukd_dist.printing.checks import print_manifest_verdicts
 
 app = typer.Typer(help="Manifests for Kubernetes with KubeRay.", no_args_is_help=True)
 

@@ -9,7 +9,7 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json, OfSplit, Overrides, Replace, Root
-from ukd_dist.printing import as_documents, print_answer, print_records, print_splits
+from ukd_dist.printing.answers import as_documents, print_answer, print_records, print_splits
 
 app = typer.Typer(help="Logits of every member, and of other systems.", no_args_is_help=True)
 

@@ -13,7 +13,7 @@ import typer
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json, Root
 from ukd_dist.errors import UsageError
-from ukd_dist.printing import print_answer
+from ukd_dist.printing.answers import print_answer
 
 app = typer.Typer(help="Metrics of a run for Prometheus and TensorBoard.", no_args_is_help=True)
 

@@ -12,7 +12,8 @@ import typer
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Json
 from ukd_dist.errors import DataError, UkdError, UsageError
-from ukd_dist.printing import print_answer, print_networks, print_prediction
+from ukd_dist.printing.answers import print_answer
+from ukd_dist.printing.networks import print_networks, print_prediction
 
 Member = Annotated[
     Path, typer.Argument(metavar="STUDENT", help="ROOT/students/ID, or a teacher's ROOT/teachers/ID")

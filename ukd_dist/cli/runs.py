@@ -10,7 +10,7 @@ import typer
 
 from ukd_dist.cli.answering import answering
 from ukd_dist.cli.arguments import Debug, Experiment, Json, Overrides
-from ukd_dist.printing import print_answer
+from ukd_dist.printing.answers import print_answer
 
 
 def submit(

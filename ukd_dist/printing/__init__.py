@@ -1,0 +1,1 @@
+"""What `ukd` prints on stdout."""
