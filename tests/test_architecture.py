@@ -48,6 +48,7 @@ VOCABULARY = {
     "status",
     "target_config",
     "training_config",
+    "units",
 }
 
 # From the lowest to the highest. Neighbours on a line do not know each other, but those of the command line.

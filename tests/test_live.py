@@ -40,13 +40,15 @@ def drawn(members: Sequence[MemberStatus], width: int = 100) -> str:
 def test_each_stage_has_a_line_with_its_counts_and_what_is_left() -> None:
     lines = drawn(MEMBERS).splitlines()
     assert lines[0].split() == ["shards", "done"]
-    assert " ".join(lines[1].split()) == ("teachers 1 done, 1 running, 1 failed, 1 pending about 110 s left")
+    assert " ".join(lines[1].split()) == (
+        "teachers 1 done, 1 running, 1 failed, 1 pending about 110.0 s left"
+    )
     assert [line.split()[0] for line in lines[:4]] == ["shards", "teachers", "targets", "students"]
 
 
 def test_who_is_at_work_is_named_with_its_node_and_what_it_needs() -> None:
     (line,) = [line for line in drawn(MEMBERS).splitlines() if "x3d-rgb-s1" in line]
-    assert line.split() == ["x3d-rgb-s1", "1/4", "epochs", "29", "s", "left", "nodeA"]
+    assert line.split() == ["x3d-rgb-s1", "1/4", "epochs", "29.0", "s", "left", "nodeA"]
 
 
 def test_a_failure_is_one_line_however_narrow_the_terminal_is() -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from ukd_dist.errors import UkdError
 from ukd_dist.progress import Progress
 from ukd_dist.status import STATES, MemberStatus, remaining_seconds
+from ukd_dist.units import in_seconds
 
 _MOST_RUNNING, _MOST_FAILED = 8, 3
 _PAUSE_SECONDS, _SHARE = 2.0, 0.05
@@ -66,7 +67,7 @@ def overview(members: Sequence[MemberStatus]) -> RenderableType:
     work = Table(box=None, pad_edge=False, show_header=False)
     for member in running[:_MOST_RUNNING]:
         epochs = f"{member.epoch}/{member.epochs} epochs" if member.epochs else ""
-        left = f"{_duration(member.eta_seconds)} left" if member.eta_seconds is not None else ""
+        left = f"{in_seconds(member.eta_seconds)} left" if member.eta_seconds is not None else ""
         work.add_row(Text(f"  {member.id}", "cyan"), epochs, left, Text(member.host, "dim"))
     if len(running) > _MOST_RUNNING:
         work.add_row(Text(f"  and {len(running) - _MOST_RUNNING} more", "dim"))
@@ -90,11 +91,4 @@ def _counts(members: Sequence[MemberStatus]) -> Text:
 
 def _remaining(kind: str, members: Sequence[MemberStatus]) -> str:
     seconds = remaining_seconds(members) if kind == "teacher" else 0.0
-    return f"about {_duration(seconds)} left" if seconds and math.isfinite(seconds) else ""
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"about {in_seconds(seconds)} left" if seconds and math.isfinite(seconds) else ""

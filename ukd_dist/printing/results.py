@@ -72,11 +72,7 @@ def print_scaling(scaled: Scaled) -> None:
 
 
 def _estimate(found: Estimate | None, factor: float, digits: int) -> str:
-    """A mean with half of its 95% interval, where there is one."""
-    if found is None:
-        return "-"
-    margin = f" ± {factor * found.margin:.{digits}f}" if found.margin else ""
-    return f"{factor * found.mean:.{digits}f}{margin}"
+    return found.text(factor, digits) if found else "-"
 
 
 def _whole(value: float | None) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ukd_dist.printing.answers import in_bytes, in_seconds, print_aligned
+from ukd_dist.printing.answers import print_aligned
+from ukd_dist.units import in_bytes, in_seconds
 
 if TYPE_CHECKING:
     from ukd_dist.stages.garbage import Collection

@@ -60,7 +60,12 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
     yield ""
     rows = [
-        [c.group.label, c.baseline.label, str(len(c.pairs)), _estimate(c.top1, 100, 1, "+")]
+        [
+            c.group.label,
+            c.baseline.label,
+            str(len(c.pairs)),
+            c.top1.text(100, 1, signed=True) if c.top1 else "—",
+        ]
         for c in comparisons
     ]
     yield from _table(["student", "less", "seeds", "points"], rows, words=2)
@@ -112,8 +117,5 @@ def _number(value: float | None, digits: int = 1) -> str:
     return "—" if value is None else f"{value:.{digits}f}"
 
 
-def _estimate(found: Estimate | None, factor: float, digits: int, sign: str = "") -> str:
-    if found is None:
-        return "—"
-    margin = f" ± {factor * found.margin:.{digits}f}" if found.margin else ""
-    return f"{factor * found.mean:{sign}.{digits}f}{margin}"
+def _estimate(found: Estimate | None, factor: float, digits: int) -> str:
+    return found.text(factor, digits) if found else "—"

@@ -23,6 +23,7 @@ from ukd_dist.errors import UsageError
 from ukd_dist.resolution import load
 from ukd_dist.rundir import REJECTS, RunDirectory, read_json_lines
 from ukd_dist.splits import open_parts
+from ukd_dist.units import in_bytes
 
 # When a video is looked at: after a third and after two thirds of its frames.
 MOMENTS = (1 / 3, 2 / 3)
@@ -185,7 +186,7 @@ def describe(figures: ShardFigures) -> str:
         ("groups", str(figures.groups)),
         ("mean luma", luma),
         ("rejected", _listed(figures.rejects, len(figures.rejects)) or "none"),
-        ("bytes", ", ".join(f"{name} {_bytes(count)}" for name, count in figures.bytes.items())),
+        ("bytes", ", ".join(f"{name} {in_bytes(count)}" for name, count in figures.bytes.items())),
     ]
     told = [
         textwrap.fill(value, 80, initial_indent=f"{name:<11}", subsequent_indent=" " * 11)
@@ -254,11 +255,3 @@ def _listed(counts: dict[str, int], most: int = 4) -> str:
     listed = [f"{value} ({count:,})" for value, count in list(counts.items())[:most]]
     others = len(counts) - len(listed)
     return ", ".join([*listed, f"{others} more"] if others > 0 else listed)
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

@@ -26,6 +26,11 @@ class Estimate:
     margin: float
     seeds: int
 
+    def text(self, factor: float, digits: int, *, signed: bool = False) -> str:
+        """The mean and, where there is one, the margin: `12.3 ± 0.4`."""
+        margin = f" ± {factor * self.margin:.{digits}f}" if self.margin else ""
+        return f"{factor * self.mean:{'+' if signed else ''}.{digits}f}{margin}"
+
 
 def estimate(values: Sequence[float], error: float) -> Estimate:
     """Mean and 95% t-interval over seeds; of one value, it and its standard `error`."""
