@@ -9,30 +9,24 @@ Each stage reads files under the run directory and writes files there, and does 
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from ukd_dist import resolution
-from ukd_dist.cancellation import cancellable
 from ukd_dist.cluster import RayCluster
+from ukd_dist.coordination import working
 from ukd_dist.data.shard_cache import open_to_decode
 from ukd_dist.data.shards import ShardSet
 from ukd_dist.data.sources import read_source
-from ukd_dist.discovery import NODES, following
 from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError, UsageError
 from ukd_dist.expansion import validate
 from ukd_dist.experiment import Experiment, StudentMember, TeacherMember
-from ukd_dist.exporter import exporting
 from ukd_dist.initial import KINETICS
-from ukd_dist.live import watching
-from ukd_dist.metrics import Committed
 from ukd_dist.models.catalogue import check
 from ukd_dist.models.pretrained import published
 from ukd_dist.progress import Progress
-from ukd_dist.rundir import RunDirectory, coordinating, open_run
-from ukd_dist.scaling import as_begun, begin, studying
+from ukd_dist.rundir import RunDirectory, open_run
+from ukd_dist.scaling import studying
 from ukd_dist.stages.adopt import provide_shards
 from ukd_dist.stages.context import Context
 from ukd_dist.stages.distill import distill
@@ -50,7 +44,6 @@ from ukd_dist.stages.study import study as score_targets
 from ukd_dist.stages.teach import teach
 from ukd_dist.stages.verify import Verdict
 from ukd_dist.stages.verify import verify as verify_files
-from ukd_dist.status import committed_metrics, read_status
 
 
 def _evaluate(context: Context) -> None:
@@ -164,7 +157,7 @@ def _run(
     if {"teach", "distill"}.intersection(stages):
         check_checkpoints(RunDirectory(experiment.root), asked)
     try:
-        with _working(experiment, progress, replace, workers, cluster, asked) as work:
+        with working(experiment, progress, replace, workers, cluster, asked) as work:
             missing = _work_through(stages, work, strict=asked is not experiment)
             if not work.cluster.was_asked:
                 progress.say(f"{work.run.root}: nothing to do, {', '.join(stages)} done already")
@@ -209,7 +202,7 @@ def score(experiment: Experiment, scope: Mapping[str, object], *, progress: Prog
         UkdError: What stopped it.
     """
     wanted = validate(Scope, dict(scope), "ukd study", ())
-    with _working(experiment, progress) as work:
+    with working(experiment, progress) as work:
         done = score_targets(work, wanted)
     return done, report(work.run, experiment)
 
@@ -241,7 +234,7 @@ def distill_launched(
         if rank != 0:
             follow(run.student(member.id))
             return
-        lead(_working(experiment, progress, replace, workers), member)
+        lead(working(experiment, progress, replace, workers), member)
     report(run, experiment)
 
 
@@ -260,51 +253,3 @@ def verify(experiment: Experiment, num_rows: int = 0, seed: int = 0) -> Iterator
             yield recompute(run, experiment, shards, verdict, num_rows=num_rows, seed=seed)
         else:
             yield verdict
-
-
-@contextmanager
-def _working(
-    experiment: Experiment,
-    progress: Progress,
-    replace: bool = False,
-    workers: int | None = None,
-    cluster: RayCluster | None = None,
-    asked: Experiment | None = None,
-) -> Iterator[Context]:
-    """Hold the root as its coordinator, serve metrics, stop when `ukd cancel` asks.
-
-    Ray starts if needed, unless a cluster is given. The work is on what is asked, by default the experiment.
-    """
-    run, port = RunDirectory(experiment.root), experiment.cluster.metrics_port
-
-    def committed() -> list[Committed]:
-        return committed_metrics(run, experiment)
-
-    with (
-        coordinating(experiment),
-        cancellable(run),
-        exporting(run.metrics, experiment.name, port, committed) as served,
-        nullcontext(cluster) if cluster else cluster_of(experiment, progress) as used,
-        ExitStack() as stack,
-    ):
-        if served is not None:
-            progress.say(f"metrics: http://{socket.gethostname()}:{served}/metrics")
-            stack.enter_context(following(run.metrics / NODES, experiment.name, used.metrics_addresses))
-        used.begin(run.logs)
-        if asked not in (None, experiment):
-            begin(run)
-        stack.enter_context(watching(progress, lambda: read_status(run, experiment)))
-        work = asked or experiment
-        own = {student.id for student in work.students}
-        beside = tuple(s for s in as_begun(run, experiment).students if s.id not in own)
-        yield Context(run, work, used, progress, replace, workers, beside)
-
-
-def cluster_of(experiment: Experiment, progress: Progress) -> RayCluster:
-    """The cluster that the experiment names, or this machine's own; it starts with the first work."""
-
-    def started(num_nodes: int) -> None:
-        progress.say(f"Ray: {num_nodes} node(s); logs in {cluster.logs}")
-
-    cluster = RayCluster(experiment.cluster, RunDirectory(experiment.root).logs, started)
-    return cluster

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ukd_dist import pipeline
 from ukd_dist.cancellation import cancellable
+from ukd_dist.coordination import cluster_of
 from ukd_dist.data.sources import read_source
 from ukd_dist.data_config import Synthetic
 from ukd_dist.errors import BusyError, IncompleteError, MismatchError, UkdError, UsageError
@@ -71,7 +72,7 @@ def run(
         return pipeline.run(experiment, stages, replace=replace, workers=workers, progress=progress)
     _check_parts(experiment, chosen, stages)
     missing, refused = list[IncompleteError](), None
-    with holding(experiment), pipeline.cluster_of(experiment, progress) as cluster:
+    with holding(experiment), cluster_of(experiment, progress) as cluster:
         _draw(experiment, stages, progress)
         for name, part in chosen.items():
             progress.say(f"{name}: {part.root}")
@@ -132,7 +133,7 @@ def study(
         studying(part)  # what is wrong with it is said before anything is written
     if has_several(experiment):
         _check_parts(experiment, chosen, list(pipeline.STAGES))
-    with holding(experiment), pipeline.cluster_of(experiment, progress) as cluster:
+    with holding(experiment), cluster_of(experiment, progress) as cluster:
         if has_several(experiment):
             _draw(experiment, list(pipeline.STAGES), progress)
         for name, part in chosen.items():
