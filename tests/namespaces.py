@@ -83,6 +83,7 @@ class Nodes:
         self._environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self._nodes: dict[int, subprocess.Popen[bytes]] = {}
         self._logs: dict[int, Path] = {}
+        self._num_heads, self._head_of = 0, dict[int, int]()
         self._commands: list[subprocess.Popen[Any]] = []
         self._bridge = Bridge()
         self.address = f"{self.ip(0)}:{HEAD_PORT}"
@@ -124,8 +125,12 @@ class Nodes:
             self._await_start(node)
 
     def revive(self) -> None:
-        """Start those of the first nodes that are dead."""
-        self.start(*(node for node in range(self._count) if not self.is_up(node)))
+        """Start those of the first nodes that are dead, or belong to a head that is: none joins another."""
+        head = self._head_of[0] if self.is_up(0) else None
+        lost = [node for node in range(self._count) if not self.is_up(node) or self._head_of[node] != head]
+        for node in lost:
+            self.kill(node)
+        self.start(*lost)
 
     def add(self) -> int:
         """One more node joins; its number."""
@@ -134,7 +139,7 @@ class Nodes:
         return node
 
     def kill(self, node: int) -> None:
-        """Kill all that runs on a node; its connections are closed, unless it was cut off before."""
+        """Kill all that still runs on a node; its connections are closed, unless it was cut off before."""
         self._nodes[node].kill()
         self._nodes[node].wait()
         empty(self.name(node))
@@ -219,6 +224,8 @@ class Nodes:
 
     def _launch(self, node: int) -> None:
         name, start = self.name(node), len(list(self._folder.glob(f"node{node}.*.log")))
+        self._num_heads += node == 0
+        self._head_of[node] = self._num_heads
         if node in self._nodes:
             self.mend(node)
         else:

@@ -217,6 +217,18 @@ def test_the_same_command_finishes_on_a_new_head(
         assert beating.end() == 0
 
 
+def test_nodes_of_a_killed_head_are_started_anew_under_the_next_one(nodes: Nodes) -> None:
+    nodes.kill(0)
+    nodes.start(0)
+    assert nodes.is_up(1), "the old head's nodes live on for a while"
+
+    nodes.revive()
+
+    count = "import ray; ray.init(log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
+    seen = nodes.run(sys.executable, "-c", count, output=subprocess.PIPE)
+    assert seen.communicate(timeout=60)[0].splitlines()[-1] == str(len(nodes))
+
+
 def test_a_signal_reaches_a_command_inside_its_node(nodes: Nodes) -> None:
     sleep = nodes.run("sleep", "60", node=1)
     wait_until(lambda: bool(psutil.Process(sleep.pid).children()), 5)
