@@ -224,9 +224,9 @@ def test_nodes_of_a_killed_head_are_started_anew_under_the_next_one(nodes: Nodes
 
     nodes.revive()
 
-    count = "import ray; ray.init(log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
-    seen = nodes.run(sys.executable, "-c", count, output=subprocess.PIPE)
-    assert seen.communicate(timeout=60)[0].splitlines()[-1] == str(len(nodes))
+    show = "import ray; ray.init(); print(*(node['NodeName'] for node in ray.nodes() if node['Alive']))"
+    seen = nodes.run(sys.executable, "-c", show, output=subprocess.PIPE)
+    assert set(map(nodes.ip, range(COUNT))) <= set(seen.communicate(timeout=60)[0].splitlines()[-1].split())
 
 
 def test_a_signal_reaches_a_command_inside_its_node(nodes: Nodes) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ukd_dist import manifest
@@ -231,11 +231,7 @@ def train_student(work: Work) -> None:
             kept = work.cluster.checkpoints_kept
             checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs, kept)
             heart.begin(checkpoints.take_over(earlier_checkpoints(attempt)))
-            supervision = replace(
-                supervision,
-                on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
-                stop_asked=heart.stop_asked,
-            )
+            supervision = supervision.watched_by(heart)
         train(
             engine,
             objective_of(run, member, shards, device),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -106,18 +106,15 @@ def _train(work: Work, attempt: Path, heart: Heart | None = None) -> tuple[nn.Mo
         else PlainEngine(model, optimizer, device, settings)
     )
     trained_on, inputs = rows_trained_on(shards, settings), teacher_inputs(run, work.member, shards.digest)
-    supervision = Supervision(checkpoints_kept=work.checkpoints_kept)
+    supervision = Supervision(
+        checkpoint_seconds=work.checkpoint_seconds, checkpoints_kept=work.checkpoints_kept
+    )
     if heart is not None:
         earlier = earlier_checkpoints(attempt)
         take_captured(attempt, earlier)  # first: attempts whose checkpoints were taken over may be dropped
         checkpoints = Checkpoints(attempt / CHECKPOINTS, resolved(settings), inputs, work.checkpoints_kept)
         heart.begin(checkpoints.take_over(earlier), others)
-        supervision = replace(
-            supervision,
-            checkpoint_seconds=work.checkpoint_seconds,
-            on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
-            stop_asked=heart.stop_asked,
-        )
+        supervision = supervision.watched_by(heart)
     with Recorder(
         run.metrics, run=work.run_name, stage="teach", member=work.member.id, rank=engine.rank
     ) as recorder:

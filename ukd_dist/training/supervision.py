@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ukd_dist.heartbeat import Heart
 from ukd_dist.training.checkpoints import KEPT, Position
 
 
@@ -30,6 +31,14 @@ class Supervision:
     other_ranks: bool = False
     on_step: Callable[[Position, int], None] = lambda *_: None
     stop_asked: Callable[[], bool] = lambda: False
+
+    def watched_by(self, heart: Heart) -> Supervision:
+        """The same, where every step is told to a heart, and that says when to stop."""
+        return replace(
+            self,
+            on_step=lambda at, steps: heart.step(at.epoch, at.step, steps),
+            stop_asked=heart.stop_asked,
+        )
 
 
 UNWATCHED = Supervision()
