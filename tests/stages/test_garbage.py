@@ -18,6 +18,7 @@ from ukd_dist.errors import BusyError, UsageError
 from ukd_dist.experiment import Experiment
 from ukd_dist.resolution import parse
 from ukd_dist.rundir import RunDirectory, coordinating
+from ukd_dist.scaling import begin, points
 from ukd_dist.stages.garbage import Collection, collect
 from ukd_dist.stages.imports import IMPORTED
 from ukd_dist.stages.reduce import OPINIONS
@@ -102,6 +103,28 @@ def test_weights_stay_while_a_student_waits_that_keeps_teachers_in_memory(run: R
     assert {item.path for item in collect(experiment).excess if item.what == "weights"} == set(others)
     manifest.commit(run.student(student.id), "student", {}, {}, [])
     assert {item.path for item in collect(experiment).excess if item.what == "weights"} == {kept}
+
+
+def test_weights_stay_while_a_student_of_the_study_waits_for_them(run: RunDirectory) -> None:
+    experiment = load(run.root, "teachers.keep=logits", "study={teachers: [1], repeats: 1, online: 1}")
+    begin(run)
+    (waiting,) = [point.student for point in points(experiment) if point.way == "online"]
+
+    assert not {run.teacher(id_) / WEIGHTS for id_ in waiting.teachers} & {
+        item.path for item in collect(experiment).excess
+    }
+    manifest.commit(run.student(waiting.id), "student", {}, {}, [])
+    assert {item.path for item in collect(experiment).excess if item.what == "weights"} == {
+        run.teacher(id_) / WEIGHTS for id_ in waiting.teachers
+    }
+
+
+def test_a_begun_study_that_is_not_possible_any_more_stops_it_before_anything_goes(run: RunDirectory) -> None:
+    begin(run)
+    before = files(run)
+    with pytest.raises(UsageError, match=r"study\.teachers"):
+        collect(load(run.root, "study={teachers: [99]}"), removed=True)
+    assert files(run) == before
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(run: RunDirectory) -> None:
