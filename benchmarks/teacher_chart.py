@@ -8,7 +8,7 @@ from typing import Any
 
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
-    """Draw it as SVG, where matplotlib is installed."""
+    """Draw it as SVG, where matplotlib is installed; it says what of the teachers was generated."""
     try:
         from matplotlib import pyplot, rc_context
     except ImportError:
@@ -16,7 +16,10 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
         return
     students, grows = record["students"], record["grows_with_teachers"]["of"]
     with rc_context({"svg.hashsalt": "teacher_count", "svg.fonttype": "none", "font.size": 9}):
-        figure, axes = pyplot.subplots(2, 2, figsize=(8, 5.6), layout="constrained")
+        figure, axes = pyplot.subplots(2, 2, figsize=(8, 6), layout="constrained")
+        figure.suptitle(
+            "Stored targets: of generated (random) logits. Teachers in memory: random weights.", fontsize=9
+        )
         for axis, ratio, title in (
             (axes[0, 0], "time_ratio", "an epoch's seconds, times those without distillation"),
             (axes[0, 1], "memory_ratio", "peak memory, times that without distillation"),
@@ -32,8 +35,16 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             axis.margins(x=0.15)
         teachers = [int(k) for k in grows]
         for axis, lines, unit in (
-            (axes[1, 0], {"teacher_seconds": "teachers' training", "reduce_seconds": "reduction"}, "seconds"),
-            (axes[1, 1], {"weights_bytes": "teachers' weights", "logits_bytes": "their logits"}, "bytes"),
+            (
+                axes[1, 0],
+                {"teacher_seconds": "teachers' training: one's, times K", "reduce_seconds": "reduction"},
+                "seconds",
+            ),
+            (
+                axes[1, 1],
+                {"weights_bytes": "teachers' weights: one's, times K", "logits_bytes": "their logits"},
+                "bytes",
+            ),
         ):
             for (key, label), colour in zip(lines.items(), ("#c26a4a", "#2a6f97"), strict=True):
                 values = [grows[str(k)][key] for k in teachers]
