@@ -314,9 +314,9 @@ def test_totals_are_exact_although_a_worker_was_killed(watched: Watched) -> None
     assert epochs == {"teacher": 6, "student": 6}
     assert attempts == {"lost": 1, "done": 2}
     assert clips["distill"] == clips_of([run.student(member.id) for member in experiment.students])
-    # What the killed process decoded after its last snapshot is not counted; what another did again is.
+    # What the killed process did after its checkpoint another did again: up to an epoch in six counts twice.
     taught = clips_of([run.teacher(member.id) for member in experiment.teachers])
-    assert 5 / 6 * taught <= clips["teach"] <= 7 / 6 * taught
+    assert 0.99 * taught <= clips["teach"] <= 7 / 6 * taught
 
 
 def totals(port: int, metric: str, label: str) -> dict[str, float]:

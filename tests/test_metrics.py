@@ -154,6 +154,43 @@ def test_counts_and_histograms_are_summed_over_processes(tmp_path: Path) -> None
     ]
 
 
+COUNTS = """
+import os, sys, time
+from pathlib import Path
+from ukd_dist.metrics import Recorder
+done = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
+with Recorder(Path(sys.argv[1]), run="study", stage="teach") as recorder:
+    for count in range(1, 10**9):
+        recorder.count("ukd_clips_total")
+        os.pwrite(done, str(count).encode(), 0)
+        time.sleep(0.005)
+"""
+
+
+@pytest.mark.parametrize("seconds", [2.5, 5.0])
+def test_a_killed_process_loses_a_hundredth_of_its_counts_at_most(tmp_path: Path, seconds: float) -> None:
+    counted = tmp_path / "counted"
+    process = subprocess.Popen([sys.executable, "-c", COUNTS, tmp_path / "metrics", counted])
+    wait_for(counted.exists, "first count")
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    true = int(counted.read_text())
+    assert true > 50 * seconds
+    assert 0.99 * true <= value(merged(tmp_path / "metrics"), "ukd_clips_total") <= true + 1
+
+
+def test_nothing_is_written_again_where_nothing_is_new(tmp_path: Path) -> None:
+    with record(tmp_path) as recorder:
+        recorder.count("ukd_clips_total")
+        (path,) = wait_for(lambda: list(tmp_path.glob("*.prom")), "snapshot")
+        before = path.stat().st_mtime_ns
+        time.sleep(0.2)
+        assert path.stat().st_mtime_ns == before
+        recorder.count("ukd_clips_total")
+        wait_for(lambda: path.stat().st_mtime_ns > before, "snapshot of what is new")
+
+
 def test_members_ranks_and_stages_stay_apart(tmp_path: Path) -> None:
     for stage, member, rank in (
         ("teach", "a", 0),
