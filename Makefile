@@ -18,7 +18,7 @@ demo: install
 
 test: install
 	-sh launch/monitoring/install.sh
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" --timeout=900 $(PYTEST_ARGS)
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
