@@ -24,6 +24,7 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     *sorted(str(p.relative_to(HOME)) for p in HOME.glob("docs/*.md")),
+    "docs/examples/README.md",
 ]
 EXPERIMENTS = [
     *sorted(HOME.glob("launch/experiments/*.yaml")),
