@@ -92,6 +92,13 @@ def test_a_node_grows_where_a_member_would_not_fit() -> None:
     assert limits(made[1]) == {"cpu": "8", "memory": "32Gi"}
 
 
+def test_ray_is_told_what_of_a_pod_s_memory_tasks_may_reserve() -> None:
+    """All of it would let two members into a pod that has room for one."""
+    made = fit(GROUPS, experiment("resources: {memory_gib: 15}", "resources: {gpus: 1}"), grows=True)
+    told = {found["groupName"]: int(found["rayStartParams"]["memory"]) / 2**30 for found in made}
+    assert told == pytest.approx({"cpu": 0.7 * 32, "gpu": 0.7 * 64})
+
+
 def test_members_that_ask_for_labels_get_nodes_with_them() -> None:
     labelled = "resources: {gpus: 1, node_labels: {accelerator: H100}}"
     made = fit(GROUPS, experiment(f"seed: 0, {labelled};seed: 1, resources: {{gpus: 1}}", ""), grows=True)

@@ -125,6 +125,17 @@ def test_json_is_a_list_that_kubectl_takes_too() -> None:
     assert json.loads(done.stdout)["kind"] == "List"
 
 
+@pytest.mark.parametrize("overlay", [n for n in manifests.overlays() if n != "cluster"])
+def test_a_node_s_own_copy_of_the_shards_has_its_place(overlay: str) -> None:
+    cached = ("root=/runs/tiny", "cluster.shard_cache=/scratch/ukd", "--overlay", overlay)
+    assert job_of(rendered(EXPERIMENTS / "tiny.yaml", *cached))
+
+
+def test_a_cluster_of_a_long_name_keeps_it_whole_in_what_kuberay_names_after_it() -> None:
+    job = job_of(rendered(EXPERIMENTS / "tiny.yaml", "root=/runs/tiny", f"name={'long-' * 12}x"))
+    assert len(job["metadata"]["name"]) + len("-abcde") <= 50
+
+
 def test_a_port_that_the_experiment_names_is_the_pod_s() -> None:
     objects = tiny("cluster.metrics_port=9100")
     ports = pods(job_of(objects)).__next__().spec["containers"][0]["ports"]
@@ -152,6 +163,11 @@ def test_the_overlay_of_one_s_own_that_the_page_shows_is_taken(tmp_path: Path) -
 REFUSED = {
     "on no volume of the pods; expected a path below /runs; root=/runs/tiny": ["root=runs/tiny"],
     "root /data/tiny is on no volume": ["root=/data/tiny"],
+    "cluster.shard_cache /var/cache/ukd is on no volume": [
+        "root=/runs/x",
+        "cluster.shard_cache=/var/cache/ukd",
+    ],
+    "cluster.shard_cache /data/ukd is on no volume": ["root=/runs/x", "cluster.shard_cache=/data/ukd"],
     "expected a path below /data or /runs": ["root=/runs/a", "data.shards=/elsewhere/shards"],
     "cluster.address is HEAD:6379": ["root=/runs/tiny", "cluster.address=HEAD:6379"],
     "unknown key 'sauce'": ["root=/runs/tiny", "data.sauce=1"],

@@ -56,6 +56,8 @@ def fit(groups: Sequence[Group], experiment: Experiment, *, grows: bool) -> list
         made.append(_sized(group, own, grows=grows))
     if all(with_gpus for with_gpus, _ in kinds):
         made = [*_spare(groups, bool(kinds), grows), *made]
+    for group in made:
+        _tell_memory(group)
     return made
 
 
@@ -127,6 +129,15 @@ def _enlarge(group: Group, demands: Sequence[Demand]) -> Node:
             text = f"{value / _GIB:.0f}Gi" if name == "memory" else f"{value:.0f}"
             resources["requests"][name] = limits[name] = text
     return Node(wanted["cpu"], int(gpus), wanted["memory"] / _GIB * _TASKS_MEMORY)
+
+
+def _tell_memory(group: Group) -> None:
+    """Tell Ray what its tasks may reserve of a pod's memory: KubeRay would tell it all of the limit."""
+    limit = quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"])
+    group["rayStartParams"] = {
+        **group.get("rayStartParams", {}),
+        "memory": str(int(limit * _TASKS_MEMORY)),
+    }
 
 
 def _ranks_by_gpus(wanted: Resources, gpus: float) -> int:

@@ -23,7 +23,8 @@ DIGEST = "ukd-dist/experiment"  # the label
 RUN = "app.kubernetes.io/instance"
 METRICS = "ukd-metrics"  # the port's name
 _FILE = "experiment.yaml"
-_NAME_LENGTH = 34  # KubeRay takes 47 of a job: with "ukd-" before it and a digest behind it
+# KubeRay keeps 50 of a cluster's name: "ukd-", this, a digest, and six that it adds to the job's.
+_NAME_LENGTH = 31
 _LARGEST_BYTES = 1_000_000  # of a ConfigMap: 1 MiB
 
 
@@ -111,19 +112,30 @@ def _metrics_port(job: Manifest, experiment: Experiment) -> int | None:
 
 
 def _check_paths(experiment: Experiment, cluster: dict[str, Any]) -> None:
-    """Refuse paths that no claim of the pods holds, and a root that cannot be written to."""
-    spec = cluster["headGroupSpec"]["template"]["spec"]
+    """Refuse paths that no claim of the pods holds, and a root or cache that cannot be written to."""
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    _refuse_outside("root", experiment.root, _mounts(head, writable=True), f"root=/runs/{experiment.name}")
+    for name, path in _paths(experiment):
+        _refuse_outside(name, path, _mounts(head), f"give {name}=... as the pods see it")
+    if cache := experiment.cluster.shard_cache:
+        for group in cluster["workerGroupSpecs"]:
+            scratch = _mounts(group["template"]["spec"], claimed=False, writable=True)
+            _refuse_outside("cluster.shard_cache", cache, scratch, "give cluster.shard_cache=/scratch/ukd")
+
+
+def _mounts(spec: dict[str, Any], *, claimed: bool = True, writable: bool = False) -> list[Path]:
+    """Where a pod's first container finds its volumes: those of claims, or of the node alone."""
     claims = {
-        volume["name"]: bool(volume["persistentVolumeClaim"].get("readOnly"))
+        volume["name"]: volume["persistentVolumeClaim"].get("readOnly", False)
         for volume in spec["volumes"]
         if "persistentVolumeClaim" in volume
     }
-    mounts = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] in claims]
-    writable = [Path(m["mountPath"]) for m in mounts if not (m.get("readOnly") or claims[m["name"]])]
-    _refuse_outside("root", experiment.root, writable, f"root=/runs/{experiment.name}")
-    everywhere = [Path(mount["mountPath"]) for mount in mounts]
-    for name, path in _paths(experiment):
-        _refuse_outside(name, path, everywhere, f"give {name}=... as the pods see it")
+    return [
+        Path(mount["mountPath"])
+        for mount in spec["containers"][0]["volumeMounts"]
+        if (mount["name"] in claims) == claimed
+        and not (writable and (mount.get("readOnly") or claims.get(mount["name"])))
+    ]
 
 
 def _refuse_outside(name: str, path: Path, mounts: list[Path], action: str) -> None:
