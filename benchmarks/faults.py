@@ -3,7 +3,8 @@
 Runs the fault suites of tests/ with real trainings on Ray nodes in network namespaces, the slow counts
 included (as root, about 75 minutes), and keeps what the tests say they saw: of each suite how many passed and
 of each figure its trials with minimum, median and maximum. Every suite is kept as soon as it ends, in
-benchmarks/results/faults.json; names of suites as arguments run these alone.
+benchmarks/results/faults.json; names of suites as arguments run these alone, and `-k` some of their tests,
+which are kept beside the whole.
 """
 
 from __future__ import annotations
@@ -27,22 +28,26 @@ SUITES = {"fleet": "test_fleet_faults.py", "student": "test_student_faults.py"}
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("suites", nargs="*", choices=[*SUITES, []], help="default: all")
-    for suite in arguments.parse_args().suites or SUITES:
+    arguments.add_argument("-k", dest="expression", default="", help="as pytest's: tests of such names alone")
+    given = arguments.parse_args()
+    for suite in given.suites or SUITES:
         kept = json.loads(RESULT.read_text())["suites"] if RESULT.exists() else {}
+        name = f"{suite} -k {given.expression}" if given.expression else suite
+        found = run(TESTS / SUITES[suite], given.expression)
         record = {
             "claim": claim_of(__doc__),
             "command": "python benchmarks/faults.py",
             "hardware": hardware(),
-            "suites": {**kept, suite: run(TESTS / SUITES[suite])},
+            "suites": {**kept, name: found},
         }
-        print(json.dumps({suite: record["suites"][suite]}))
+        print(json.dumps({name: found}))
         save(RESULT, record)
 
 
-def run(tests: Path) -> dict[str, object]:
+def run(tests: Path, expression: str = "") -> dict[str, object]:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        options = ["-q", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        options = ["-q", "-k", expression, "-o", "junit_family=xunit1", f"--junitxml={report}"]
         subprocess.run([sys.executable, "-m", "pytest", str(tests), *options], cwd=TESTS.parent, check=False)
         return summary(report)
 
