@@ -92,6 +92,20 @@ def test_the_op_is_built_where_there_is_a_compiler_and_loaded_where_there_is_non
     assert "python -m ukd_dist.training.deepspeed_op" in FINAL
 
 
+def test_the_image_itself_asks_for_no_gpu() -> None:
+    assert "NVIDIA_VISIBLE_DEVICES" not in TEXT
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video" in FINAL
+
+
+@pytest.mark.parametrize(("torch", "cuda"), [("cu130", "130"), ("cu126", "120"), ("cpu", "130")])
+def test_dali_is_of_the_cuda_that_torch_s_wheels_have(torch: str, cuda: str) -> None:
+    (command,) = re.findall(r"python -c '([^']*)'", BUILD)
+    program = [sys.executable, "-c", command]
+    said = subprocess.run(program, cwd=HOME, env={"TORCH": torch}, capture_output=True, text=True, check=True)
+    (line,) = [line for line in said.stdout.splitlines() if "dali" in line]
+    assert line.startswith(f"nvidia-dali-cuda{cuda}>=")
+
+
 def test_both_variants_are_named_where_the_overlays_look_for_them(
     built: Callable[[str], list[Manifest]],
 ) -> None:

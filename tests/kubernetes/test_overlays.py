@@ -20,7 +20,7 @@ from ukd_dist.cli import app
 from ukd_dist.kubernetes import manifests
 from ukd_dist.kubernetes.check import verdicts
 from ukd_dist.kubernetes.manifests import Manifest
-from ukd_dist.kubernetes.pods import RAY_KINDS, Pod, cluster_spec, job_spec, pods, quantity
+from ukd_dist.kubernetes.pods import GPU, RAY_KINDS, Pod, cluster_spec, job_spec, pods, quantity
 from ukd_dist.kubernetes.references import DRAIN, problems
 from ukd_dist.kubernetes.render import METRICS
 from ukd_dist.kubernetes.schemas import Schemas
@@ -28,7 +28,9 @@ from ukd_dist.kubernetes.schemas import Schemas
 HOME = Path(__file__).parents[2]
 LAUNCH = HOME / "launch"
 OVERLAYS = manifests.overlays()
+STAYS = "ukd-dist/stays"  # the label of a cluster's pods that waits for experiments
 WITH_JOB = [name for name in OVERLAYS if name != "cluster"]
+TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 FOREIGN = {"PodMonitor", "PrometheusRule"}  # the Prometheus Operator's: no schema of them comes from PyPI
 Built = Callable[[str], list[Manifest]]
 
@@ -131,9 +133,57 @@ def test_what_is_shared_in_memory_has_room_for_rays_objects(built: Built, overla
 
 
 @each_overlay
-def test_nothing_but_the_head_gets_a_token_of_kubernetes(built: Built, overlay: str) -> None:
-    for pod in pods(only(built(overlay), *RAY_KINDS)):
-        assert pod.where.endswith(" head") or pod.spec["automountServiceAccountToken"] is False
+def test_nothing_but_the_autoscaler_gets_a_token_of_kubernetes(built: Built, overlay: str) -> None:
+    objects = built(overlay)
+    holding = []
+    for pod in pods(only(objects, *RAY_KINDS)):
+        assert pod.spec["automountServiceAccountToken"] is False, pod.where
+        held = {v["name"] for v in pod.spec["volumes"] if "serviceAccountToken" in json.dumps(v)}
+        holding += [pod.where] if held else []
+        assert not held & {m["name"] for c in pod.containers for m in c["volumeMounts"]}, pod.where
+    sidecar = cluster(objects).get("autoscalerOptions", {})
+    tokens = [m["name"] for m in sidecar.get("volumeMounts", []) if m["mountPath"] == TOKEN_FOLDER]
+    assert (len(holding), len(tokens)) == ((0, 0) if overlay == "kueue" else (1, 1))
+
+
+@each_overlay
+def test_what_is_mounted_into_the_autoscaler_is_a_volume_of_the_head(built: Built, overlay: str) -> None:
+    whole = cluster(built(overlay))
+    there = {volume["name"] for volume in whole["headGroupSpec"]["template"]["spec"]["volumes"]}
+    mounts = whole.get("autoscalerOptions", {}).get("volumeMounts", [])
+    assert {mount["name"] for mount in mounts} <= there
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "cpu"])
+def test_pods_that_asked_for_no_gpu_see_none(built: Built, overlay: str) -> None:
+    objects = built(overlay)
+    whole = cluster(objects)
+    for pod in pods(only(objects, *RAY_KINDS)):
+        container = pod.spec["containers"][0]
+        told = {entry["name"]: entry["value"] for entry in container["env"]}
+        # Of a container with GPUs it would override what the device plugin says.
+        asked = GPU in container["resources"]["limits"]
+        assert told.get("NVIDIA_VISIBLE_DEVICES") == (None if asked else "void"), pod.where
+    for group in (whole["headGroupSpec"], *whole["workerGroupSpecs"]):
+        has = GPU in group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        said = group["rayStartParams"].get("num-gpus", group.get("resources", {}).get("GPU"))
+        assert said == (None if has else "0")
+
+
+@each_overlay
+def test_names_and_kubernetes_are_reached_where_distributions_have_them(built: Built, overlay: str) -> None:
+    rules = named(built(overlay), "NetworkPolicy", "ukd-to-the-outside")["spec"]["egress"]
+    anywhere = [port["port"] for rule in rules if "to" not in rule for port in rule["ports"]]
+    assert anywhere == [443, 6443, 8443, 16443]
+    asked = {
+        json.dumps(to): {(p["port"], p["protocol"]) for p in r["ports"]}
+        for r in rules
+        for to in r.get("to", [])
+    }
+    assert len(asked) == 4
+    assert {frozenset(ports) for ports in asked.values()} == {
+        frozenset({(port, "UDP"), (port, "TCP")}) for port in (53, 5353)
+    }
 
 
 @each_overlay
@@ -208,7 +258,8 @@ def test_metrics_come_under_the_names_that_dashboards_and_alerts_ask_for(built: 
     jobs = yaml.safe_load((LAUNCH / "monitoring/prometheus.yml").read_text())["scrape_configs"]
     endpoints = only(built("gpu"), "PodMonitor")["spec"]["podMetricsEndpoints"]
     for scrape, endpoint in zip(jobs, endpoints, strict=True):
-        targets = {rule["targetLabel"]: rule for rule in endpoint["relabelings"]}
+        always = [rule for rule in endpoint["relabelings"] if "regex" not in rule]
+        targets = {rule["targetLabel"]: rule for rule in always}
         assert targets["job"]["replacement"] == scrape["job_name"]
         assert targets["run"]["sourceLabels"] == ["__meta_kubernetes_pod_label_app_kubernetes_io_instance"]
         assert endpoint.get("honorLabels") == scrape.get("honor_labels")
@@ -216,10 +267,10 @@ def test_metrics_come_under_the_names_that_dashboards_and_alerts_ask_for(built: 
         assert [rule["regex"] for rule in endpoint.get("metricRelabelings", [])] == kept
 
 
-def test_gpu_nodes_are_asked_for_by_name_and_have_what_nccl_needs(built: Built) -> None:
+def test_gpu_nodes_are_asked_for_by_their_gpus_and_have_what_nccl_needs(built: Built) -> None:
     (pod,) = [pod for pod in ray_pods(built("gpu")) if pod.where.endswith(" gpu")]
     assert pod.spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert pod.spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert "nodeSelector" not in pod.spec
     assert pod.spec["tolerations"][0]["key"] == "nvidia.com/gpu"
     told = environment(pod)
     assert told["NCCL_SOCKET_IFNAME"] == told["GLOO_SOCKET_IFNAME"] == "eth0"
@@ -232,8 +283,23 @@ def test_the_small_overlay_asks_for_no_gpu_and_no_operator_of_prometheus(built: 
     objects = built("cpu")
     assert "nvidia.com/gpu" not in yaml.safe_dump(objects)
     assert {item["kind"] for item in objects} & FOREIGN == set()
-    asked = [quantity(p.spec["containers"][0]["resources"]["requests"]["memory"]) for p in ray_pods(objects)]
-    assert sum(asked) <= quantity("8Gi")
+    sidecar = cluster(objects)["autoscalerOptions"]["resources"]
+    asked = [p.spec["containers"][0]["resources"] for p in pods(only(objects, "RayJob"))] + [sidecar]
+    # One node with 4 CPUs and 12 GiB; Kubernetes and KubeRay's operator have what is left.
+    assert sum(quantity(resources["requests"]["cpu"]) for resources in asked) <= 1.5
+    assert sum(quantity(resources["requests"]["memory"]) for resources in asked) <= quantity("6Gi")
+    assert sum(quantity(resources["limits"]["memory"]) for resources in asked) <= quantity("10Gi")
+
+
+def test_a_worker_fits_a_node_of_eight_cpus(built: Built) -> None:
+    """What is left of 32 or 64 GiB where a cloud reserves the most (GKE), beside daemon sets."""
+    for pod in (pod for pod in ray_pods(built("gpu")) if not pod.where.endswith(" head")):
+        asked = pod.spec["containers"][0]["resources"]
+        assert asked["requests"]["memory"] == asked["limits"]["memory"]
+        assert quantity(asked["requests"]["cpu"]) <= 7.4
+        assert quantity(asked["requests"]["memory"]) <= quantity(
+            "56.5Gi" if GPU in asked["limits"] else "27Gi"
+        )
 
 
 def test_preemptible_nodes_get_more_time_to_drain(built: Built) -> None:
@@ -251,7 +317,7 @@ def test_a_head_that_may_die_keeps_its_state_on_a_volume_and_the_coordinator_els
     asked = json.loads(job(built("head-ft"))["entrypointResources"])
     (group,) = [g for g in whole["workerGroupSpecs"] if g["groupName"] == "coordinator"]
     assert asked == {"coordinator": 1}
-    assert group["resources"] == {"cpu": "0", "coordinator": "1"}
+    assert group["resources"] == {"CPU": "0", "GPU": "0", "coordinator": "1"}  # Ray's autoscaler's names
     assert group["minReplicas"] == group["maxReplicas"] == 1
     assert (
         not {"num-cpus", "num-gpus", "memory", "resources"} & group["rayStartParams"].keys()
@@ -268,21 +334,29 @@ def test_a_queued_job_has_a_cluster_that_does_not_grow(built: Built) -> None:
 def test_the_cluster_that_stays_is_that_of_the_job(built: Built) -> None:
     staying, of_job = built("cluster"), built("gpu")
     for pod in ray_pods(of_job):
-        pod.labels["app.kubernetes.io/instance"] = "ukd"
+        pod.labels.update({"app.kubernetes.io/instance": "ukd", STAYS: "true"})
     assert cluster(staying) == cluster(of_job)
 
 
 def test_no_alarm_is_raised_where_a_cluster_waits_for_experiments(built: Built) -> None:
-    endpoint = only(built("cluster"), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+    """The monitor is the same whatever is applied beside it: the pods say which they are."""
+    monitor = only(built("cluster"), "PodMonitor")
+    assert monitor == only(built("gpu"), "PodMonitor")
+    (rule,) = [r for r in monitor["spec"]["podMetricsEndpoints"][0]["relabelings"] if "regex" in r]
+    assert rule["sourceLabels"] == ["__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", STAYS)]
+    assert (rule["targetLabel"], rule["regex"]) == ("job", "true")
+    assert {pod.labels.get(STAYS) for pod in ray_pods(built("cluster"))} == {"true"}
+    assert {pod.labels.get(STAYS) for pod in ray_pods(built("gpu"))} == {None}
     rules = yaml.safe_load((FOLDER / ALERTS).read_text())["groups"][0]["rules"]
-    (gone,) = [rule["expr"] for rule in rules if rule["alert"] == "UkdCoordinatorGone"]
+    (gone,) = [alert["expr"] for alert in rules if alert["alert"] == "UkdCoordinatorGone"]
     assert gone == 'up{job="ukd"} == 0'
-    assert endpoint["relabelings"][0]["replacement"] != "ukd"
+    assert rule["replacement"] != "ukd"
 
 
 def test_the_nightly_job_is_that_of_preemptible_nodes_with_an_end(built: Built) -> None:
+    """And is not tried again: of a second cluster the deadline would begin anew."""
     nightly, spot = job(built("nightly")), job(built("spot"))
-    assert nightly == {**spot, "activeDeadlineSeconds": 32_400}
+    assert nightly == {**spot, "activeDeadlineSeconds": 32_400, "backoffLimit": 0}
     assert only(built("nightly"), "RayCronJob")["spec"]["schedule"] == "0 21 * * *"
 
 

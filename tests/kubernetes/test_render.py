@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import textwrap
@@ -18,7 +19,8 @@ from ukd_dist import pipeline
 from ukd_dist.cli import app
 from ukd_dist.kubernetes import manifests
 from ukd_dist.kubernetes.manifests import Manifest
-from ukd_dist.kubernetes.pods import pods
+from ukd_dist.kubernetes.pods import GPU, pods, quantity
+from ukd_dist.kubernetes.references import problems
 from ukd_dist.kubernetes.render import DIGEST, RUN
 
 HOME = Path(__file__).parents[2]
@@ -158,6 +160,50 @@ def test_the_overlay_of_one_s_own_that_the_page_shows_is_taken(tmp_path: Path) -
     assert images == {"ghcr.io/ours/ukd-dist:0.1.0-cuda"}
     claims = [item["spec"] for item in objects if item["kind"] == "PersistentVolumeClaim"]
     assert [claim["storageClassName"] for claim in claims] == ["filestore-rwx"] * 2
+
+
+def test_what_the_page_adds_to_it_fits_the_manifests(tmp_path: Path) -> None:
+    for name in ("k8s", "dashboards"):
+        shutil.copytree(HOME / name, tmp_path / name)
+    page = (HOME / "docs/kubernetes.md").read_text()
+    written = re.findall(r"cat >>? ours/kustomization.yaml <<'EOF'\n(.*?)    EOF\n", page, re.DOTALL)
+    assert len(written) == 2
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/kustomization.yaml").write_text(
+        re.sub(r"^    ", "", "".join(written), flags=re.MULTILINE)
+    )
+
+    objects = manifests.build(tmp_path / "ours")
+
+    assert problems(objects) == []
+    claims = {i["metadata"]["name"]: i["spec"] for i in objects if i["kind"] == "PersistentVolumeClaim"}
+    assert claims["ukd-data"]["storageClassName"] == ""
+    assert (claims["ukd-data"]["volumeName"], claims["ukd-data"]["accessModes"]) == (
+        "videos",
+        ["ReadOnlyMany"],
+    )
+    assert (claims["ukd-runs"]["storageClassName"], "volumeName" in claims["ukd-runs"]) == (
+        "filestore-rwx",
+        False,
+    )
+    accounts = [item for item in objects if item["kind"] == "ServiceAccount"]
+    assert [account["imagePullSecrets"] for account in accounts] == [[{"name": "registry"}]] * 2
+    asked = {pod.where.split()[-1]: pod.spec["containers"][0]["resources"] for pod in pods(job_of(objects))}
+    assert asked["gpu"]["requests"]["memory"] == "26Gi"
+    assert asked["gpu"]["requests"].keys() == asked["gpu"]["limits"].keys() == {*asked["cpu"]["limits"], GPU}
+
+
+def test_the_page_s_quota_admits_all_nodes_of_the_queue_s_overlay() -> None:
+    page = (HOME / "docs/kubernetes.md").read_text()
+    quota = {n: quantity(q) for n, q in re.findall(r"\{name: (\S+), nominalQuota: (\S+)\}", page)}
+    (job,) = [item for item in manifests.build(manifests.overlay_folder("kueue")) if item["kind"] == "RayJob"]
+    counts = {g["groupName"]: g["maxReplicas"] for g in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
+    asked = dict.fromkeys(quota, 0.0)
+    for pod in pods(job):
+        for name, text in pod.spec["containers"][0]["resources"]["requests"].items():
+            asked[name] += counts.get(pod.where.split()[-1], 1) * quantity(text)
+    assert set(quota) == {"cpu", "memory", "ephemeral-storage", GPU}
+    assert all(asked[name] <= quota[name] for name in quota), (asked, quota)
 
 
 REFUSED = {

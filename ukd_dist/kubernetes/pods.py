@@ -80,8 +80,10 @@ def cluster_spec(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def pods(manifest: Manifest) -> Iterator[Pod]:
-    """Every pod that an object describes; those of Deployments and the like, which are not ours, left out."""
+    """Every pod that an object is or describes; Deployments and the like, which are not ours, left out."""
     where, cluster = name_of(manifest), cluster_spec(manifest)
+    if manifest["kind"] == "Pod":
+        yield Pod(where, {name: manifest.get(name, {}) for name in ("metadata", "spec")}, ray=False)
     if cluster:
         yield Pod(f"{where} head", cluster.get("headGroupSpec", {}).get("template", {}), ray=True)
         for group in cluster.get("workerGroupSpecs", []):
