@@ -57,7 +57,8 @@ def fit(groups: Sequence[Group], experiment: Experiment, *, grows: bool) -> list
     if all(with_gpus for with_gpus, _ in kinds):
         made = [*_spare(groups, bool(kinds), grows), *made]
     for group in made:
-        _tell_memory(group)
+        if group["groupName"] != COORDINATOR:  # no task runs there
+            _tell_memory(group)
     return made
 
 
